@@ -1,0 +1,47 @@
+"""Bayesian inference in JAX: one target, one runner, every sampler a small file.
+
+Usual import: ``import bayleaf as bl``. The names below are the curated face of the library; each is
+imported when it is first used, so that ``bayleaf --help`` starts without JAX.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayleaf import constraints, errors, mcmc
+    from bayleaf.gaussian import Gaussian
+    from bayleaf.run.results import Run
+    from bayleaf.run.runner import sample
+    from bayleaf.targets import Target
+
+__version__ = "0.1.0"
+
+__all__ = ["Gaussian", "Run", "Target", "__version__", "constraints", "errors", "mcmc", "sample"]
+
+# Where each lazy name lives: a module (value None) or an attribute of a module.
+_HOMES: dict[str, tuple[str, str | None]] = {
+    "Gaussian": ("bayleaf.gaussian", "Gaussian"),
+    "Run": ("bayleaf.run.results", "Run"),
+    "Target": ("bayleaf.targets", "Target"),
+    "constraints": ("bayleaf.constraints", None),
+    "errors": ("bayleaf.errors", None),
+    "mcmc": ("bayleaf.mcmc", None),
+    "sample": ("bayleaf.run.runner", "sample"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name of the public face on first use (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home, attribute = _HOMES[name]
+    module = importlib.import_module(home)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
