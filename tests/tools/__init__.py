@@ -1,0 +1,1 @@
+"""What the statistical tests share: each tool is itself tested in `test_tools.py`."""
