@@ -1,0 +1,83 @@
+"""Names for the scalars inside a pytree: ``beta[2]``, ``layers[0].weight[1,2]``.
+
+A report that says which parameter is in trouble needs a name for every number. The name of a leaf
+is its path in the tree, written as Python would write it; the name of a scalar adds its index in
+the leaf. A tree that is a single bare array is called ``x``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """One name for each leaf, in the order of ``jax.tree.leaves``; no name occurs twice."""
+    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
+    return _distinct([_joined(path) for path in paths])
+
+
+def scalar_names(tree: Any, num_leading: int = 0) -> list[str]:
+    """One name for each number in the tree, leaf by leaf, in C order.
+
+    Args:
+        tree: any pytree of arrays.
+        num_leading: leading axes that are not part of a parameter (2 for chain and draw).
+    """
+    names = []
+    for name, leaf in zip(leaf_names(tree), jax.tree.leaves(tree), strict=True):
+        shape = np.shape(leaf)[num_leading:]
+        names += [name + _subscript(index) for index in np.ndindex(*shape)]
+    return names
+
+
+def flat_draws(draws: Any) -> Float[np.ndarray, "chain draw scalar"]:
+    """All draws as one float64 array whose last axis follows `scalar_names`."""
+    leaves = [np.asarray(leaf, dtype=np.float64) for leaf in jax.tree.leaves(draws)]
+    if not leaves:
+        return np.zeros((0, 0, 0))
+    return np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+
+
+def listing(names: Sequence[str], most: int = 3) -> str:
+    """``a, b, c and 4 more``: a list that stays readable in a message."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def _joined(path: Sequence[Any]) -> str:
+    name = ""
+    for entry in path:
+        match entry:
+            case jax.tree_util.GetAttrKey(name=attribute):
+                name += f".{attribute}"
+            case jax.tree_util.DictKey(key=str() as key):
+                name += f".{key}"
+            case jax.tree_util.DictKey(key=key):
+                name += f"[{key!r}]"
+            case jax.tree_util.SequenceKey(idx=index):
+                name += f"[{index}]"
+            case jax.tree_util.FlattenedIndexKey(key=key):
+                name += f"[{key}]"
+            case other:
+                name += str(other)
+    return name[1:] if name.startswith(".") else "x" + name
+
+
+def _subscript(index: tuple[int, ...]) -> str:
+    return f"[{','.join(map(str, index))}]" if index else ""
+
+
+def _distinct(names: list[str]) -> list[str]:
+    # {"a": {"b": 1}, "a.b": 2} gives the same path twice, and a dict keyed by name would lose one.
+    seen: Counter[str] = Counter()
+    result = []
+    for name in names:
+        seen[name] += 1
+        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return result
