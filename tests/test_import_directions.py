@@ -15,6 +15,7 @@ ROOMS = [
     "trees",
     "linalg",
     "gaussian",
+    "laplace",
     "constraints",
     "targets",
     "montecarlo",
@@ -70,7 +71,9 @@ def violations(module: str, imported: set[str]) -> list[str]:
     found = []
     for name in sorted(n for n in imported if n.split(".")[0] == "bayleaf"):
         other = room(name)
-        if other in (FACE, "__version__"):
+        if other == "__version__":
+            continue
+        if other == FACE:
             if own not in ("tour", "sklearn", "cli"):
                 found.append(f"{module} imports the public face")
         elif ROOMS.index(other) > ROOMS.index(own):
@@ -137,7 +140,8 @@ def test_a_planted_upward_import_is_caught(module: str, source: str) -> None:
     [
         ("bayleaf.mcmc.gibbs", "from bayleaf.mcmc.kernel import Kernel\nfrom . import hmc"),
         ("bayleaf.run.runner", "from bayleaf.mcmc.kernel import Kernel\nimport jax"),
-        ("bayleaf.cli", "from bayleaf import __version__, mcmc"),
+        ("bayleaf.cli", "from bayleaf import mcmc"),
+        ("bayleaf.run.archive", "from bayleaf import __version__"),
     ],
 )
 def test_a_downward_import_is_allowed(module: str, source: str) -> None:

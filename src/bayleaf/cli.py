@@ -149,10 +149,11 @@ def run_sample(options: argparse.Namespace) -> int:
 
     if options.x64:
         jax.config.update("jax_enable_x64", True)
+    target = find_target(load(path), name, path)
     kernels = {"nuts": bl.mcmc.NUTS, "hmc": bl.mcmc.HMC, "slice": bl.mcmc.Slice}
     warmup = {} if options.warmup is None else {"num_warmup": options.warmup}
     run = bl.sample(
-        find_target(load(path), name, path),
+        target,
         kernels[options.kernel](),
         key=jax.random.key(options.seed),
         num_draws=options.draws,
