@@ -14,6 +14,7 @@ import os
 import uuid
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,54 @@ def read(path: Path) -> tuple[dict[str, Any], list[Any]]:
             "Restore it from a copy, or delete it and start again."
         ) from e
     return header, leaves
+
+
+def structure_of(tree: Any) -> Any:
+    """The shape of a pytree as JSON: what `rebuild` needs beside the leaves."""
+    if tree is None:
+        return None
+    if jax.tree_util.all_leaves([tree]):
+        return "leaf"
+    paths = jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+    children = [structure_of(child) for _, child in paths]
+    if type(tree) in (list, tuple):
+        return {type(tree).__name__: children}
+    names = [_field(path[0]) for path, _ in paths]
+    kind = "dict" if isinstance(tree, dict) else "record"
+    return {kind: [list(pair) for pair in zip(names, children, strict=True)]}
+
+
+def rebuild(structure: Any, leaves: Sequence[Any]) -> Any:
+    """The pytree with this structure; records of other classes become ordered dictionaries."""
+    remaining = iter(leaves)
+
+    def build(node: Any) -> Any:
+        match node:
+            case None:
+                return None
+            case "leaf":
+                return next(remaining)
+            case {"list": children}:
+                return [build(child) for child in children]
+            case {"tuple": children}:
+                return tuple([build(child) for child in children])
+            case {"dict": items}:
+                return {name: build(child) for name, child in items}
+            case {"record": items}:  # ordered: its leaves must keep the order of the record's
+                return OrderedDict((name, build(child)) for name, child in items)
+            case _:
+                raise CheckpointError(f"unknown node {node!r} in a saved structure.")
+
+    return build(structure)
+
+
+def _field(entry: Any) -> str | int:
+    """The name of a child: a dictionary's key, a record's field, or a position."""
+    for attribute in ("key", "name", "idx"):
+        if hasattr(entry, attribute):
+            value = getattr(entry, attribute)
+            return value if isinstance(value, (str, int)) else str(value)
+    return str(entry)
 
 
 def versions() -> dict[str, str]:

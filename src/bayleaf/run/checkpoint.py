@@ -3,9 +3,9 @@
     state.npz             header, counts, and the leaves of everything needed to go on
     draws-000000.npz ...  one file for each chunk of draws, written once and never touched again
 
-A chunk counts only when the state file that is written after it says so. A process killed between
-the two leaves a chunk that nobody counts; the resumed run makes the same chunk again and replaces
-it. Each commit writes one chunk and one state, so the work does not grow with the length of the run.
+A chunk counts only when the state file that is written after it says so. A process killed in
+between leaves a chunk that nobody counts; the resumed run makes the same chunk again and replaces
+it. Each commit writes one chunk and one state, so the work is linear in the length of the run.
 
 The header carries a *fingerprint*: a name and a hash for each thing that decides the draws (log
 density, kernel, key, ...). Resuming with another configuration is refused, and the error names

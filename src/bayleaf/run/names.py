@@ -7,6 +7,7 @@ the leaf. A tree that is a single bare array is called ``x``.
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import numpy as np
 from jaxtyping import Float
+
+from bayleaf.errors import bad_argument
 
 
 def leaf_names(tree: Any) -> list[str]:
@@ -42,6 +45,32 @@ def flat_draws(draws: Any) -> Float[np.ndarray, "chain draw scalar"]:
     if not leaves:
         return np.zeros((0, 0, 0))
     return np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+
+
+def select_scalars(tree: Any, wanted: Sequence[str] | None, num_leading: int = 0) -> list[int]:
+    """Positions in `scalar_names` of the wanted parameters and scalars, in the order asked for.
+
+    Args:
+        tree: any pytree of arrays.
+        wanted: names of leaves (all their scalars), of branches, or of single scalars; None is all.
+        num_leading: leading axes that are not part of a parameter.
+    """
+    names = scalar_names(tree, num_leading)
+    if wanted is None:
+        return list(range(len(names)))
+    positions: dict[int, None] = {}
+    for want in [wanted] if isinstance(wanted, str) else wanted:
+        found = [i for i, name in enumerate(names) if _is_or_is_in(name, want)]
+        if not found:
+            near = difflib.get_close_matches(want, [*leaf_names(tree), *names], n=3, cutoff=0.3)
+            expected = f"a parameter of the run, such as {listing(near or names)}"
+            raise bad_argument("var_names", repr(want), expected)
+        positions |= dict.fromkeys(found)
+    return list(positions)
+
+
+def _is_or_is_in(name: str, want: str) -> bool:
+    return name == want or (name.startswith(want) and name[len(want)] in ".[")
 
 
 def listing(names: Sequence[str], most: int = 3) -> str:

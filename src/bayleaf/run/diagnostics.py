@@ -1,0 +1,339 @@
+"""What is wrong with these draws: reports that name the parameter, the chain, and what to try.
+
+Each check looks at arrays on the host after the fact and returns a `Finding` or nothing; the runner
+turns findings into warnings. A healthy run gives an empty list. R-hat and effective sample size are
+those of ArviZ (Vehtari et al. 2021, https://doi.org/10.1214/20-BA1221).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float
+
+from bayleaf.run.names import flat_draws, listing, scalar_names
+
+MOST_SCALARS = 256
+"""R-hat and ESS cost about 2 ms a scalar: a network's weights are judged by this many of them."""
+
+TINY_STEP = 1e-8
+"""A step below this explores nothing at any plausible scale."""
+
+HUGE = 1e6
+"""Draws this many times farther out than the start are suspected of running away."""
+
+LONG_REST = 100
+"""Draws that a working sampler does not spend in one place (0.77^100 is 1e-11)."""
+
+Draws = Float[np.ndarray, "chain draw scalar"]
+Flags = Bool[np.ndarray, "chain draw"]
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong: ``kind`` for programs, ``message`` for people."""
+
+    kind: str
+    message: str
+
+
+def diagnose(
+    draws: Any,
+    stats: Mapping[str, Any],
+    *,
+    start: Any = None,
+    max_tree_depth: int | None = None,
+) -> list[Finding]:
+    """Everything seen that makes these draws unreliable, the gravest first.
+
+    Args:
+        draws: pytree of arrays with leading axes chain and draw.
+        stats: what the kernel recorded, by name; arrays of shape [chain, draw]. Looked at are
+            ``is_nan``, ``is_divergent``, ``step_size`` and ``tree_depth``.
+        start: pytree of initial positions (leading chain axis) in the space of ``draws``; tells
+            how large the scale was when the run began.
+        max_tree_depth: the limit of the kernel, when it has one.
+    """
+    x, names = flat_draws(draws), scalar_names(draws, 2)
+    if x.size == 0:
+        return []
+    first = (
+        None if start is None else flat_draws(jax.tree.map(lambda s: np.asarray(s)[:, None], start))
+    )
+    continuous = any(np.asarray(leaf).dtype.kind not in "biu" for leaf in jax.tree.leaves(draws))
+    found = [
+        _nan_draws(x, names),
+        _nan_density(x, names, stats.get("is_nan")),
+        _divergences(x, names, stats.get("is_divergent")),
+        _tiny_step(stats.get("step_size")),
+        _stuck_chains(x) if continuous else None,
+        _runaway(x, names, first),
+        _deep_trees(stats.get("tree_depth"), max_tree_depth),
+    ]
+    grave = {f.kind for f in found if f is not None} & {"nan_draws", "stuck", "runaway"}
+    if not grave:  # otherwise the chains disagree for a reason that is already named
+        found += _convergence(x, names)
+    return [finding for finding in found if finding is not None]
+
+
+def _nan_draws(x: Draws, names: list[str]) -> Finding | None:
+    bad = ~np.isfinite(x)
+    if not bad.any():
+        return None
+    where = [names[i] for i in np.flatnonzero(bad.any((0, 1)))]
+    return Finding(
+        "nan_draws",
+        f"{bad.any(-1).sum()} of {bad[..., 0].size} draws are NaN or infinite, in "
+        f"{listing(where)} ({_chains(bad.any((1, 2)))}). A chain that starts at NaN never leaves "
+        "it: check the initial position and the constraint of these parameters.",
+    )
+
+
+def _nan_density(x: Draws, names: list[str], is_nan: Any) -> Finding | None:
+    if is_nan is None or not (flags := np.asarray(is_nan, bool)).any():
+        return None
+    return Finding(
+        "nan_density",
+        f"the log density or its gradient was NaN in {_share(flags)} of the steps "
+        f"({_chains(flags.any(1))}){_concentration(x, names, flags)}. Such proposals are rejected, "
+        "so the draws leave out a region that may have mass. Look for the log or the root of a "
+        "negative number, 0/0 and inf - inf; return -inf only where the density is truly zero.",
+    )
+
+
+def _divergences(x: Draws, names: list[str], is_divergent: Any) -> Finding | None:
+    if is_divergent is None or not (flags := np.asarray(is_divergent, bool)).any():
+        return None
+    if flags.mean() > 0.95:
+        return Finding(
+            "divergences",
+            f"{_share(flags)} of the transitions diverged: the sampler hardly moved and the draws "
+            "must not be used. The log density or its gradient is wrong or NaN near the start; "
+            "evaluate both there, and check the constraints.",
+        )
+    return Finding(
+        "divergences",
+        f"{flags.sum()} of {flags.size} transitions diverged ({_share(flags)}, "
+        f"{_chains(flags.any(1))}){_concentration(x, names, flags)}. The draws may miss the "
+        "sharply curved part of the posterior. Raise the target acceptance rate, or "
+        "re-parameterise (non-centred form for hierarchical models).",
+    )
+
+
+def _tiny_step(step_size: Any) -> Finding | None:
+    if step_size is None:
+        return None
+    last = np.asarray(step_size, np.float64)[:, -1]
+    bad = ~(last >= TINY_STEP)  # so written that NaN counts
+    if not bad.any():
+        return None
+    return Finding(
+        "tiny_step",
+        f"the step size is {last[bad][0]:.2g} ({_chains(bad)}): the sampler stands still. Warm-up "
+        "found no step that it could accept; the log density is not smooth, or is NaN around the "
+        "start.",
+    )
+
+
+def _stuck_chains(x: Draws) -> Finding | None:
+    """Chains that stay at one position; a scalar that is constant by construction is no matter."""
+    num_draws = x.shape[1]
+    if num_draws < 10:
+        return None
+    rests = np.array([_longest_run(chain) for chain in np.all(x[:, 1:] == x[:, :-1], axis=-1)])
+    stuck = rests >= min(num_draws - 1, LONG_REST)
+    if not stuck.any():
+        return None
+    still = rests >= num_draws - 1
+    how = "never moved" if still[stuck].all() else f"stood still for {rests.max()} draws in a row"
+    return Finding(
+        "stuck",
+        f"{_chains(stuck)} {how}: every proposal was rejected. Try smaller proposals or a longer "
+        "warm-up; start from init= inside the bulk of the distribution; make sure that the log "
+        "density is finite there.",
+    )
+
+
+def _runaway(x: Draws, names: list[str], start: Draws | None) -> Finding | None:
+    """Scalars that leave for infinity, as they do when the density cannot be normalised.
+
+    A large scale alone is no fault (a population counts in millions). What is: to be far out
+    compared with the start, and to be travelling, each chain in a region of its own or ever wider.
+    """
+    if x.shape[1] < 20 or not np.isfinite(x).all():
+        return None
+    late = x[:, x.shape[1] // 2 :]
+    scale = np.maximum(1.0, 0.0 if start is None else np.abs(start).max((0, 1)))
+    far = np.median(np.abs(late), (0, 1)) > HUGE * scale
+    if not far.any():
+        return None
+    far_names = [names[i] for i in np.flatnonzero(far)]
+    travelling = far.copy()
+    travelling[far] = _split_rhat(x[..., far]) > 1.1
+    if not travelling.any():
+        return None
+    size = np.abs(late[..., far]).max()
+    return Finding(
+        "runaway",
+        f"{listing(far_names)} ran away to {size:.1e} and did not settle. The density is probably "
+        "improper: it does not fall off in some direction, so it has no mean and no spread. Give "
+        "each of these parameters a proper prior, and check the sign of the log density.",
+    )
+
+
+def _deep_trees(tree_depth: Any, limit: int | None) -> Finding | None:
+    if tree_depth is None or limit is None:
+        return None
+    hit = np.asarray(tree_depth) >= limit
+    if hit.mean() <= 0.05:
+        return None
+    return Finding(
+        "tree_depth",
+        f"{_share(hit)} of the transitions reached max_tree_depth={limit} before they turned: "
+        "draws are correct but costly and close together. A longer warm-up learns the metric "
+        "better; or re-parameterise strongly correlated parameters.",
+    )
+
+
+def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
+    """R-hat and ESS, each against what a run of this length can be asked for."""
+    from arviz_stats.base import array_stats
+
+    num_chains, num_draws, num_scalars = x.shape
+    if num_draws < 50:
+        return []
+    looked_at = np.unique(np.linspace(0, num_scalars - 1, MOST_SCALARS).round().astype(int))
+    looked_at = looked_at[np.ptp(x[..., looked_at], axis=(0, 1)) > 0]
+    if looked_at.size == 0:
+        return []
+    x, names = x[..., looked_at], [names[i] for i in looked_at]
+    among = f" (of {looked_at.size} scalars looked at)" if looked_at.size < num_scalars else ""
+
+    # R-hat of independent draws strays above 1.01 by chance in shorter runs.
+    limit = 1.01 if num_draws >= 400 else 1.1
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rhat = array_stats.rhat(x, chain_axis=0, draw_axis=1)
+        ess = array_stats.ess(x, chain_axis=0, draw_axis=1)
+    wanted = min(100 * min(num_chains, 4), num_chains * num_draws // 10)
+    found: list[Finding | None] = []
+    if (rhat > limit).any():
+        worst = [f"{names[i]} {rhat[i]:.2f}" for i in _largest(rhat) if rhat[i] > limit]
+        found.append(
+            Finding(
+                "rhat",
+                f"R-hat is above {limit}{among}: {listing(worst)}. The chains have not come to "
+                "agree. Draw more, warm up longer, or look for separate modes in run.plot().",
+            )
+        )
+    if (ess < wanted).any():
+        worst = [f"{names[i]} {ess[i]:.0f}" for i in _largest(-ess) if ess[i] < wanted]
+        found.append(
+            Finding(
+                "ess",
+                f"effective sample size is below {wanted}{among}: {listing(worst)}. Means and "
+                "quantiles are uncertain. Draw more (run.extend), or re-parameterise.",
+            )
+        )
+    return found
+
+
+class Monitor:
+    """Cheap R-hat and divergences of the draws so far, for the progress bar.
+
+    R-hat is recomputed only when its cost stays below 1 % of the time since the last one, on at
+    most ``most_scalars`` scalars and ``most_draws`` thinned draws of each chain.
+    """
+
+    def __init__(
+        self,
+        most_scalars: int = 16,
+        most_draws: int = 500,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._most_scalars, self._most_draws, self._clock = most_scalars, most_draws, clock
+        self._chunks: list[Draws] = []
+        self._divergences, self._rhat = 0, float("nan")
+        self._last, self._cost = clock(), 0.03
+
+    def add(self, draws: Any, stats: Mapping[str, Any]) -> dict[str, Any]:
+        """Take in a chunk of draws and stats (axes chain, draw); what the bar should show now."""
+        x = flat_draws(draws)
+        chosen = np.unique(np.linspace(0, x.shape[-1] - 1, self._most_scalars).round().astype(int))
+        self._chunks.append(x[..., chosen])
+        self._divergences += int(np.sum(stats.get("is_divergent", 0)))
+        began = self._clock()
+        if began - self._last > 100 * self._cost:
+            self._rhat = live_rhat(np.concatenate(self._chunks, axis=1), self._most_draws)
+            self._last = self._clock()
+            self._cost = self._last - began
+        status: dict[str, Any] = {"divergences": self._divergences, "rhat": self._rhat}
+        if "step_size" in stats:
+            status["step_size"] = float(np.mean(np.asarray(stats["step_size"])[:, -1]))
+        if "is_divergent" not in stats:
+            del status["divergences"]
+        return status
+
+
+def live_rhat(x: Draws, most_draws: int = 500) -> float:
+    """The worst split R-hat over scalars of thinned draws; NaN when it cannot be said."""
+    thinned = x[:, :: -(-x.shape[1] // most_draws)]
+    rhat = _split_rhat(thinned)
+    return float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("nan")
+
+
+def _split_rhat(x: Draws) -> Float[np.ndarray, "scalar"]:
+    """R-hat of each scalar; one chain is compared with itself, first half with second."""
+    from arviz_stats.base import array_stats
+
+    if x.shape[0] == 1:
+        half = x.shape[1] // 2
+        x = np.concatenate([x[:, :half], x[:, half : 2 * half]])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(array_stats.rhat(x, chain_axis=0, draw_axis=1, method="split"))
+
+
+def _concentration(x: Draws, names: list[str], flags: Flags) -> str:
+    """Where flagged draws gather: the scalar that tells them best from the others, if one does.
+
+    The statistic is Mann and Whitney's: the mean rank of the flagged draws, standardised.
+    """
+    num_flagged, num = int(flags.sum()), flags.size
+    if not 5 <= num_flagged <= num - 5:
+        return ""
+    from scipy.stats import rankdata
+
+    pooled = x.reshape(num, -1)[:, :MOST_SCALARS]
+    ranks = rankdata(pooled, axis=0) / num
+    shift = ranks[flags.ravel()].mean(0) - ranks.mean(0)
+    z = shift * np.sqrt(12 * num_flagged * num / (num - num_flagged))
+    best = int(np.nanargmax(np.abs(z)))
+    if not abs(z[best]) > 6:
+        return ""
+    inside, outside = (np.median(pooled[f, best]) for f in (flags.ravel(), ~flags.ravel()))
+    side = "small" if shift[best] < 0 else "large"
+    return f", mostly at {side} {names[best]} (median {inside:.3g} there, {outside:.3g} elsewhere)"
+
+
+def _longest_run(flags: Bool[np.ndarray, "draw"]) -> int:
+    """Length of the longest stretch of True."""
+    ends = np.flatnonzero(np.diff(np.concatenate([[0], flags.astype(np.int8), [0]])))
+    return int((ends[1::2] - ends[::2]).max(initial=0))
+
+
+def _largest(values: Float[np.ndarray, "scalar"]) -> list[int]:
+    return np.argsort(-np.nan_to_num(values, nan=-np.inf)).tolist()
+
+
+def _share(flags: Bool[np.ndarray, "..."]) -> str:
+    share = 100 * flags.mean()
+    return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
+
+
+def _chains(flags: Bool[np.ndarray, "chain"]) -> str:
+    if flags.all():
+        return "all chains" if flags.size > 1 else "the only chain"
+    numbers = [str(i) for i in np.flatnonzero(flags)]
+    return f"chain{'s' if len(numbers) > 1 else ''} {listing(numbers, 8)}"

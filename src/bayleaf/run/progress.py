@@ -1,0 +1,209 @@
+"""What a run shows while it works: a bar in a terminal or notebook, sparse lines in a log, or nothing.
+
+The runner calls ``update(done, status)`` after each chunk. Nothing here runs inside compiled code,
+and redrawing is limited in rate, so that showing progress costs less than 1 % of the run.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, Self, TextIO
+
+REDRAW_SECONDS = 0.25
+LINE_SECONDS = 10.0
+
+_LABELS = {"divergences": "divergences", "rhat": "worst R-hat", "step_size": "step size"}
+
+
+class Progress(Protocol):
+    """A context manager that is told how far the run is."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
+        """Tell that ``done`` steps of all are done, counted from the first warm-up step.
+
+        Args:
+            done: steps done, those of an earlier, resumed part included.
+            status: what to show beside: ``divergences``, ``rhat``, ``step_size``, or any other
+                name with a number.
+        """
+        ...
+
+
+def open_progress(
+    num_warmup: int,
+    num_draws: int,
+    num_chains: int,
+    *,
+    shown: bool = True,
+    done: int = 0,
+) -> Progress:
+    """The display that suits where the program runs.
+
+    Args:
+        num_warmup: warm-up steps of each chain.
+        num_draws: kept draws of each chain.
+        num_chains: chains, for the text only.
+        shown: False gives a display that stays silent.
+        done: steps that an earlier part of the run has done already.
+    """
+    if not shown:
+        return Silent()
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return Bar(num_warmup, num_draws, num_chains, done=done)
+    return Lines(num_warmup, num_draws, done=done)
+
+
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing to tidy up."""
+
+    def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
+        """Do nothing."""
+
+
+class Lines:
+    """For logs: at most one line in ten seconds, so a short run writes nothing."""
+
+    def __init__(
+        self,
+        num_warmup: int,
+        num_draws: int,
+        *,
+        done: int = 0,
+        file: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._num_warmup, self._total = num_warmup, num_warmup + num_draws
+        self._first, self._file, self._clock = done, file or sys.stderr, clock
+
+    def __enter__(self) -> Self:
+        self._began = self._last = self._clock()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Nothing to tidy up."""
+
+    def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
+        """Write a line if the last one is ten seconds old."""
+        now = self._clock()
+        if now - self._last < LINE_SECONDS:
+            return
+        self._last = now
+        elapsed = now - self._began
+        left = elapsed * (self._total - done) / max(done - self._first, 1)
+        parts = [
+            f"{_phase(done, self._num_warmup)}: {done}/{self._total} steps",
+            f"{_duration(elapsed)} elapsed, {_duration(left)} left",
+            *(f"{label} {value}" for label, value in _readable(status)),
+        ]
+        self._file.write(", ".join(parts) + "\n")
+        self._file.flush()
+
+
+class Bar:
+    """For a terminal or a notebook: one line, redrawn in place by rich."""
+
+    def __init__(
+        self,
+        num_warmup: int,
+        num_draws: int,
+        num_chains: int,
+        *,
+        done: int = 0,
+        console: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        self._num_warmup, self._total = num_warmup, num_warmup + num_draws
+        self._chains = f"{num_chains} chain{'s' if num_chains != 1 else ''}"
+        self._first, self._clock, self._last_drawn = done, clock, -1e9
+        self._display = _rich_progress(console)
+        self._task = self._display.add_task(
+            "compiling", total=self._total, completed=done, status="", chains=self._chains
+        )
+
+    def __enter__(self) -> Self:
+        self._display.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Draw the last state and leave the line standing."""
+        self._display.stop()
+
+    def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
+        """Take note, and redraw if the last drawing is a quarter of a second old."""
+        self._display.update(
+            self._task,
+            completed=done,
+            description=_phase(done, self._num_warmup),
+            status="  ".join(_coloured(status)),
+        )
+        now = self._clock()
+        if now - self._last_drawn >= REDRAW_SECONDS or done >= self._total:
+            self._display.refresh()
+            self._last_drawn = now
+
+
+def _rich_progress(console: Any) -> Any:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("[bold]{task.description:<9}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("x {task.fields[chains]}"),
+        TimeElapsedColumn(),
+        TextColumn("elapsed"),
+        TimeRemainingColumn(),
+        TextColumn("left"),
+        TextColumn("{task.fields[status]}"),
+        console=console or Console(stderr=True),
+        auto_refresh=False,  # a thread would redraw, and cost, while nothing has changed
+    )
+
+
+def _phase(done: int, num_warmup: int) -> str:
+    return "warm-up" if done < num_warmup else "sampling"
+
+
+def _readable(status: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """Labels and short numbers; what is not known yet (NaN) is left out."""
+    shown = []
+    for name, value in (status or {}).items():
+        if value is not None and value == value:
+            text = f"{value:.2f}" if name == "rhat" else f"{value:.3g}"
+            shown.append((_LABELS.get(name, name.replace("_", " ")), text))
+    return shown
+
+
+def _coloured(status: Mapping[str, Any] | None) -> list[str]:
+    worrying = {"divergences": 0, "rhat": 1.05}
+    alarming = {_LABELS[k] for k, most in worrying.items() if (status or {}).get(k, 0) > most}
+    return [
+        f"{label} [yellow]{text}[/]" if label in alarming else f"{label} {text}"
+        for label, text in _readable(status)
+    ]
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
