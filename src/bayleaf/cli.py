@@ -163,7 +163,7 @@ def run_sample(options: argparse.Namespace) -> int:
         **warmup,
     )
     console = Console()
-    console.print(run.summary())
+    console.print(str(run.summary()), markup=False, soft_wrap=True)
     if options.out is not None:
         run.to_arviz().to_netcdf(options.out, engine="h5netcdf")
         console.print(f"draws written to {options.out}")
