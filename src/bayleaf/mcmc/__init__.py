@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from bayleaf.mcmc.langevin import SGHMC, SGLD
     from bayleaf.mcmc.metropolis import Independence, Langevin, MetropolisHastings, RandomWalk
     from bayleaf.mcmc.nuts import NUTS
-    from bayleaf.mcmc.slice import Slice
+    from bayleaf.mcmc.reference import StudentReference, laplace_reference
+    from bayleaf.mcmc.slice import HitAndRunSlice, Slice
 
 __all__ = [
     "HMC",
@@ -29,14 +30,17 @@ __all__ = [
     "EllipticalSlice",
     "Foreign",
     "Gibbs",
+    "HitAndRunSlice",
     "Independence",
     "Kernel",
     "Langevin",
     "MetropolisHastings",
     "RandomWalk",
     "Slice",
+    "StudentReference",
     "Tuner",
     "from_blackjax",
+    "laplace_reference",
 ]
 
 _HOMES = {
@@ -49,14 +53,17 @@ _HOMES = {
     "EllipticalSlice": "elliptical_slice",
     "Foreign": "foreign",
     "Gibbs": "gibbs",
+    "HitAndRunSlice": "slice",
     "Independence": "metropolis",
     "Kernel": "kernel",
     "Langevin": "metropolis",
     "MetropolisHastings": "metropolis",
     "RandomWalk": "metropolis",
     "Slice": "slice",
+    "StudentReference": "reference",
     "Tuner": "kernel",
     "from_blackjax": "foreign",
+    "laplace_reference": "reference",
 }
 
 
