@@ -206,11 +206,11 @@ def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
     if num_draws < 50:
         return []
     looked_at = np.unique(np.linspace(0, num_scalars - 1, MOST_SCALARS).round().astype(int))
-    looked_at = looked_at[np.ptp(x[..., looked_at], axis=(0, 1)) > 0]
+    among = f" (of {looked_at.size} scalars looked at)" if looked_at.size < num_scalars else ""
+    looked_at = looked_at[np.ptp(x[..., looked_at], axis=(0, 1)) > 0]  # a constant has no R-hat
     if looked_at.size == 0:
         return []
     x, names = x[..., looked_at], [names[i] for i in looked_at]
-    among = f" (of {looked_at.size} scalars looked at)" if looked_at.size < num_scalars else ""
 
     # R-hat of independent draws strays above 1.01 by chance in shorter runs.
     limit = 1.01 if num_draws >= 400 else 1.1

@@ -1,7 +1,8 @@
-"""What a run shows while it works: a bar in a terminal or notebook, sparse lines in a log, or nothing.
+"""What a run shows while it works: a bar in a terminal or notebook, lines in a log, or nothing.
 
-The runner calls ``update(done, status)`` after each chunk. Nothing here runs inside compiled code,
-and redrawing is limited in rate, so that showing progress costs less than 1 % of the run.
+The runner calls ``update(done, status)`` after each chunk; nothing here runs inside compiled code.
+Redrawing is limited in rate, so that showing progress costs less than 1 % of a run. Divergences and
+R-hat are written in yellow when they give cause for worry.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, Self, TextIO
 
-REDRAW_SECONDS = 0.25
 LINE_SECONDS = 10.0
 
-_LABELS = {"divergences": "divergences", "rhat": "worst R-hat", "step_size": "step size"}
+_LABELS = {"divergences": "divergent", "rhat": "R-hat", "step_size": "step"}
 
 
 class Progress(Protocol):
@@ -38,7 +38,6 @@ class Progress(Protocol):
 def open_progress(
     num_warmup: int,
     num_draws: int,
-    num_chains: int,
     *,
     shown: bool = True,
     done: int = 0,
@@ -48,14 +47,13 @@ def open_progress(
     Args:
         num_warmup: warm-up steps of each chain.
         num_draws: kept draws of each chain.
-        num_chains: chains, for the text only.
         shown: False gives a display that stays silent.
         done: steps that an earlier part of the run has done already.
     """
     if not shown:
         return Silent()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        return Bar(num_warmup, num_draws, num_chains, done=done)
+        return Bar(num_warmup, num_draws, done=done)
     return Lines(num_warmup, num_draws, done=done)
 
 
@@ -118,18 +116,14 @@ class Bar:
         self,
         num_warmup: int,
         num_draws: int,
-        num_chains: int,
         *,
         done: int = 0,
         console: Any = None,
-        clock: Callable[[], float] = time.monotonic,
     ):
         self._num_warmup, self._total = num_warmup, num_warmup + num_draws
-        self._chains = f"{num_chains} chain{'s' if num_chains != 1 else ''}"
-        self._first, self._clock, self._last_drawn = done, clock, -1e9
         self._display = _rich_progress(console)
         self._task = self._display.add_task(
-            "compiling", total=self._total, completed=done, status="", chains=self._chains
+            "starting", total=self._total, completed=done, status=""
         )
 
     def __enter__(self) -> Self:
@@ -141,17 +135,13 @@ class Bar:
         self._display.stop()
 
     def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
-        """Take note, and redraw if the last drawing is a quarter of a second old."""
+        """Take note; the line is redrawn four times a second."""
         self._display.update(
             self._task,
             completed=done,
             description=_phase(done, self._num_warmup),
             status="  ".join(_coloured(status)),
         )
-        now = self._clock()
-        if now - self._last_drawn >= REDRAW_SECONDS or done >= self._total:
-            self._display.refresh()
-            self._last_drawn = now
 
 
 def _rich_progress(console: Any) -> Any:
@@ -165,18 +155,18 @@ def _rich_progress(console: Any) -> Any:
         TimeRemainingColumn,
     )
 
+    console = console or Console(stderr=True)
     return Progress(
-        TextColumn("[bold]{task.description:<9}"),
-        BarColumn(bar_width=24),
+        TextColumn("[bold]{task.description:<8}"),
+        BarColumn(bar_width=min(30, max(3, console.width - 77))),  # the rest of the line takes 77
         MofNCompleteColumn(),
-        TextColumn("x {task.fields[chains]}"),
         TimeElapsedColumn(),
-        TextColumn("elapsed"),
-        TimeRemainingColumn(),
+        TextColumn("+"),
+        TimeRemainingColumn(compact=True),
         TextColumn("left"),
         TextColumn("{task.fields[status]}"),
-        console=console or Console(stderr=True),
-        auto_refresh=False,  # a thread would redraw, and cost, while nothing has changed
+        console=console,
+        refresh_per_second=4,  # a redraw takes 1 ms; the clock must tick while XLA compiles
     )
 
 
@@ -195,8 +185,8 @@ def _readable(status: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _coloured(status: Mapping[str, Any] | None) -> list[str]:
-    worrying = {"divergences": 0, "rhat": 1.05}
-    alarming = {_LABELS[k] for k, most in worrying.items() if (status or {}).get(k, 0) > most}
+    most = {"divergences": 0, "rhat": 1.05}
+    alarming = {_LABELS[name] for name in most if (status or {}).get(name, 0) > most[name]}
     return [
         f"{label} [yellow]{text}[/]" if label in alarming else f"{label} {text}"
         for label, text in _readable(status)

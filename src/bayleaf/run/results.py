@@ -1,4 +1,4 @@
-"""What a run gives back: its draws on the host, what the sampler recorded, and ways to look at them.
+"""What a run gives back: draws on the host, what the sampler recorded, and ways to look at them.
 
 A `Run` holds NumPy arrays only. Everything derived from them (summary, intervals, ArviZ, plots) is
 computed when asked for, by the libraries that keep it well; they are imported at that moment.
