@@ -19,6 +19,9 @@ import numpy as np
 
 from bayleaf.errors import bad_argument
 
+# The kinds of NumPy dtypes that JAX can hold; V stands for bfloat16 and its like.
+_NUMERIC = "biufcV"
+
 
 def path_name(path: tuple[Any, ...]) -> str:
     """A tree path as a user would write it: ``layers[0].weight``; a bare array is ``x``."""
@@ -48,7 +51,7 @@ def as_arrays(tree: Any, argument: str) -> Any:
         if isinstance(leaf, jax.Array):
             return leaf
         array = np.asarray(leaf)
-        if array.dtype.kind not in "biufcV":  # V: bfloat16 and its like
+        if array.dtype.kind not in _NUMERIC:
             raise bad_argument(
                 f"{argument}, leaf {path_name(path)}",
                 leaf,
@@ -69,7 +72,7 @@ class Frozen(eqx.Module):
 
     def __init__(self, tree: Any, argument: str):
         leaves, self.treedef = jtu.tree_flatten(tree)
-        traced = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
+        traced = [_is_array(leaf) for leaf in leaves]
         self.arrays = tuple(
             jnp.asarray(x) if t else None for x, t in zip(leaves, traced, strict=True)
         )
@@ -92,6 +95,12 @@ class Frozen(eqx.Module):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the tree, which then is a function or a callable module."""
         return self.thaw()(*args, **kwargs)
+
+
+def _is_array(leaf: Any) -> bool:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return leaf.dtype.kind in _NUMERIC
+    return isinstance(leaf, jax.Array)
 
 
 def frozen_function(function: Any, argument: str) -> Frozen:

@@ -111,6 +111,8 @@ class Posterior(eqx.Module):
 
     def subsample(self, key: Key, batch_size: int) -> Posterior:
         """The same posterior seen through a random batch, its likelihood scaled by N/n."""
+        if self.data is None:
+            raise bad_argument("target", "no data", "data to draw a batch from, given as data=...")
         total = num_examples(self.data)
         if not 1 <= batch_size <= total:
             raise bad_argument("batch_size", batch_size, f"a number from 1 to {total} (the data)")

@@ -18,6 +18,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import ArrayLike
 
 from bayleaf.constraints import Constraints
 from bayleaf.errors import bad_argument
@@ -127,6 +128,66 @@ class Target(eqx.Module):
         start = starts.Drawn(frozen_function(prior.sample, "prior")) if init is None else init
         return cls._of(model, _checked_start(start, model))
 
+    @classmethod
+    def from_numpyro(cls, model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target:
+        """A NumPyro model, called with these arguments; see `bayleaf.targets.from_numpyro`.
+
+        Chains start around the image of unconstrained zero. Draws include deterministic sites.
+        """
+        from bayleaf.targets.from_numpyro import numpyro_model
+
+        part, origin = numpyro_model(model, args, kwargs)
+        return cls._of(part, starts.Around(origin))
+
+    @classmethod
+    def from_equinox(
+        cls,
+        module: Any,
+        *,
+        likelihood: Callable[..., Any],
+        data: tuple[Any, Any],
+        log_prior: Callable[[Any], Any] | None = None,
+        prior_scale: ArrayLike = 1.0,
+        init: Callable[[Key], Any] | None = None,
+    ) -> Target:
+        """The weights of an Equinox module; see `bayleaf.targets.networks`.
+
+        Args:
+            module: maps one example to one output.
+            likelihood: ``likelihood(outputs, labels)``, one number for each example; ready ones are
+                in `bayleaf.targets.likelihoods`.
+            data: examples and labels.
+            log_prior: of the module's inexact arrays; replaces ``prior_scale``.
+            prior_scale: standard deviation of independent normal weights.
+            init: a function of a key that makes a fresh module; without it chains start near
+                ``module``.
+        """
+        from bayleaf.targets.networks import from_equinox
+
+        options = {"log_prior": log_prior, "prior_scale": prior_scale, "init": init}
+        return cls._of(*from_equinox(module, likelihood=likelihood, data=data, **options))
+
+    @classmethod
+    def from_network(
+        cls,
+        apply: Callable[..., Any],
+        params: Any,
+        *,
+        likelihood: Callable[..., Any],
+        data: tuple[Any, Any],
+        log_prior: Callable[[Any], Any] | None = None,
+        prior_scale: ArrayLike = 1.0,
+        init: Callable[[Key], Any] | None = None,
+    ) -> Target:
+        """The parameters of any network ``apply(params, x)`` of a batch x (Flax, Haiku, by hand).
+
+        The other arguments are those of `from_equinox`; ``init`` makes fresh parameters.
+        """
+        from bayleaf.targets.networks import from_network
+
+        options = {"log_prior": log_prior, "prior_scale": prior_scale, "init": init}
+        return cls._of(*from_network(apply, params, likelihood=likelihood, data=data, **options))
+
     def __call__(self, u: Position) -> Scalar:
         """Log density at an unconstrained position, with the log-Jacobian of the constraints."""
         return self.model.log_density(u)
@@ -175,11 +236,11 @@ class Target(eqx.Module):
     @property
     def data(self) -> Any:
         """The data, as arrays; None if the target has none."""
-        return self.model.data
+        return getattr(self.model, "data", None)
 
     def with_data(self, data: Any) -> Target:
         """The same target with other data; compiled programs are used again for equal shapes."""
-        if self.model.data is None:
+        if self.data is None:
             raise bad_argument("data", "new data", "nothing: this target was made without data")
         data = as_arrays(data, "data")
         if jax.tree.structure(data) != jax.tree.structure(self.model.data):
@@ -195,18 +256,15 @@ class Target(eqx.Module):
 
         Its log density, and the gradient of it, have the full ones as expectation.
         """
-        posterior = self._posterior("subsample")
-        if posterior.data is None:
-            raise bad_argument("target", "no data", "data to draw a batch from, given as data=...")
-        return Target._of(posterior.subsample(key, batch_size), self.start)
+        return Target._of(self._part("subsample")(key, batch_size), self.start)
 
     def log_prior(self, params: Position) -> Scalar:
         """Log prior density of (constrained) parameters."""
-        return self._posterior("log_prior").log_prior(params)
+        return self._part("log_prior")(params)
 
     def log_likelihood(self, params: Position) -> Any:
         """Log-likelihood of (constrained) parameters, one number for each example."""
-        return self._posterior("log_likelihood").log_likelihood(params)
+        return self._part("log_likelihood")(params)
 
     @property
     def prior(self) -> Gaussian:
@@ -216,15 +274,16 @@ class Target(eqx.Module):
             raise AttributeError("the target has no Gaussian prior: use Target.from_gaussian_prior")
         return gaussian
 
-    def _posterior(self, method: str) -> Posterior:
-        if not isinstance(self.model, Posterior):
+    def _part(self, method: str) -> Callable[..., Any]:
+        """A method that only some models have, or the error that says which do."""
+        if not hasattr(self.model, method):
             raise bad_argument(
                 "target",
-                f"one whose log density is a single function, for {method}",
-                "one that knows its prior and likelihood",
+                f"one that has no {method}",
+                "one that knows its prior and its likelihood apart",
                 "Make it with Target.from_likelihood.",
             )
-        return self.model
+        return getattr(self.model, method)
 
     @classmethod
     def _of(cls, model: Any, start: Any) -> Target:
