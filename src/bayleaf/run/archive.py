@@ -58,7 +58,8 @@ def read(path: Path) -> tuple[dict[str, Any], list[Any]]:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such file. Check the path.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        # Opened here because np.load, given a path, leaves a damaged file open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             header = json.loads(archive[_HEADER].tobytes())
             _require_known_format(path, header)
             kinds = header["leaves"]

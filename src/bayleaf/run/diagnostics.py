@@ -27,7 +27,9 @@ HUGE = 1e6
 """Draws this many times farther out than the start are suspected of running away."""
 
 LONG_REST = 100
-"""Draws that a working sampler does not spend in one place (0.77^100 is 1e-11)."""
+"""Draws that a working sampler does not spend in one place (0.77^100 is 1e-11).
+
+In a long run it is a tenth of the draws."""
 
 Draws = Float[np.ndarray, "chain draw scalar"]
 Flags = Bool[np.ndarray, "chain draw"]
@@ -45,38 +47,47 @@ def diagnose(
     stats: Mapping[str, Any],
     *,
     start: Any = None,
-    max_tree_depth: int | None = None,
+    max_depth: int | None = None,
 ) -> list[Finding]:
     """Everything seen that makes these draws unreliable, the gravest first.
 
     Args:
         draws: pytree of arrays with leading axes chain and draw.
         stats: what the kernel recorded, by name; arrays of shape [chain, draw]. Looked at are
-            ``is_nan``, ``is_divergent``, ``step_size`` and ``tree_depth``.
+            ``is_nan``, ``is_divergent``, ``step_size`` and ``tree_depth``, also those of the parts
+            of a composed kernel (``block.is_nan``).
         start: pytree of initial positions (leading chain axis) in the space of ``draws``; tells
             how large the scale was when the run began.
-        max_tree_depth: the limit of the kernel, when it has one.
+        max_depth: the limit of the kernel, when it has one.
     """
     x, names = flat_draws(draws), scalar_names(draws, 2)
     if x.size == 0:
         return []
-    first = (
-        None if start is None else flat_draws(jax.tree.map(lambda s: np.asarray(s)[:, None], start))
-    )
+    first = None if start is None else flat_draws(jax.tree.map(lambda s: np.array([s]), start))
     continuous = any(np.asarray(leaf).dtype.kind not in "biu" for leaf in jax.tree.leaves(draws))
     found = [
         _nan_draws(x, names),
-        _nan_density(x, names, stats.get("is_nan")),
-        _divergences(x, names, stats.get("is_divergent")),
-        _tiny_step(stats.get("step_size")),
+        *(_nan_density(x, names, *part) for part in recorded(stats, "is_nan")),
+        *(_divergences(x, names, *part) for part in recorded(stats, "is_divergent")),
+        *(_tiny_step(*part) for part in recorded(stats, "step_size")),
         _stuck_chains(x) if continuous else None,
         _runaway(x, names, first),
-        _deep_trees(stats.get("tree_depth"), max_tree_depth),
+        *(_deep_trees(*part, max_depth) for part in recorded(stats, "tree_depth")),
     ]
     grave = {f.kind for f in found if f is not None} & {"nan_draws", "stuck", "runaway"}
     if not grave:  # otherwise the chains disagree for a reason that is already named
         found += _convergence(x, names)
     return [finding for finding in found if finding is not None]
+
+
+def recorded(stats: Mapping[str, Any], field: str) -> list[tuple[str, np.ndarray]]:
+    """All series of this name, those of a composed kernel's parts too, each with a prefix."""
+    return [
+        (f"{part}: " if part else "", np.asarray(values))
+        for name, values in stats.items()
+        for part, _, last in [name.rpartition(".")]
+        if last == field
+    ]
 
 
 def _nan_draws(x: Draws, names: list[str]) -> Finding | None:
@@ -92,49 +103,47 @@ def _nan_draws(x: Draws, names: list[str]) -> Finding | None:
     )
 
 
-def _nan_density(x: Draws, names: list[str], is_nan: Any) -> Finding | None:
-    if is_nan is None or not (flags := np.asarray(is_nan, bool)).any():
+def _nan_density(x: Draws, names: list[str], part: str, flags: np.ndarray) -> Finding | None:
+    if not flags.any():
         return None
     return Finding(
         "nan_density",
-        f"the log density or its gradient was NaN in {_share(flags)} of the steps "
+        f"{part}the log density or its gradient was NaN in {_share(flags)} of the steps "
         f"({_chains(flags.any(1))}){_concentration(x, names, flags)}. Such proposals are rejected, "
         "so the draws leave out a region that may have mass. Look for the log or the root of a "
         "negative number, 0/0 and inf - inf; return -inf only where the density is truly zero.",
     )
 
 
-def _divergences(x: Draws, names: list[str], is_divergent: Any) -> Finding | None:
-    if is_divergent is None or not (flags := np.asarray(is_divergent, bool)).any():
+def _divergences(x: Draws, names: list[str], part: str, flags: np.ndarray) -> Finding | None:
+    if not flags.any():
         return None
     if flags.mean() > 0.95:
         return Finding(
             "divergences",
-            f"{_share(flags)} of the transitions diverged: the sampler hardly moved and the draws "
-            "must not be used. The log density or its gradient is wrong or NaN near the start; "
+            f"{part}{_share(flags)} of the transitions diverged: the sampler hardly moved and the "
+            "draws must not be used. The log density or its gradient is wrong or NaN near the start; "
             "evaluate both there, and check the constraints.",
         )
     return Finding(
         "divergences",
-        f"{flags.sum()} of {flags.size} transitions diverged ({_share(flags)}, "
+        f"{part}{flags.sum()} of {flags.size} transitions diverged ({_share(flags)}, "
         f"{_chains(flags.any(1))}){_concentration(x, names, flags)}. The draws may miss the "
         "sharply curved part of the posterior. Raise the target acceptance rate, or "
         "re-parameterise (non-centred form for hierarchical models).",
     )
 
 
-def _tiny_step(step_size: Any) -> Finding | None:
-    if step_size is None:
-        return None
-    last = np.asarray(step_size, np.float64)[:, -1]
+def _tiny_step(part: str, step_size: np.ndarray) -> Finding | None:
+    last = step_size[:, -1]
     bad = ~(last >= TINY_STEP)  # so written that NaN counts
     if not bad.any():
         return None
     return Finding(
         "tiny_step",
-        f"the step size is {last[bad][0]:.2g} ({_chains(bad)}): the sampler stands still. Warm-up "
-        "found no step that it could accept; the log density is not smooth, or is NaN around the "
-        "start.",
+        f"{part}the step size is {last[bad][0]:.2g} ({_chains(bad)}): the sampler stands still. "
+        "Warm-up found no step that it could accept; the log density is not smooth, or is NaN "
+        "around the start.",
     )
 
 
@@ -144,7 +153,7 @@ def _stuck_chains(x: Draws) -> Finding | None:
     if num_draws < 10:
         return None
     rests = np.array([_longest_run(chain) for chain in np.all(x[:, 1:] == x[:, :-1], axis=-1)])
-    stuck = rests >= min(num_draws - 1, LONG_REST)
+    stuck = rests >= min(num_draws - 1, max(LONG_REST, num_draws // 10))
     if not stuck.any():
         return None
     still = rests >= num_draws - 1
@@ -172,7 +181,7 @@ def _runaway(x: Draws, names: list[str], start: Draws | None) -> Finding | None:
         return None
     far_names = [names[i] for i in np.flatnonzero(far)]
     travelling = far.copy()
-    travelling[far] = _split_rhat(x[..., far]) > 1.1
+    travelling[far] = _split_rhat(x[..., far]) > 1.2  # 99.9 % of random walks exceed it
     if not travelling.any():
         return None
     size = np.abs(late[..., far]).max()
@@ -184,17 +193,14 @@ def _runaway(x: Draws, names: list[str], start: Draws | None) -> Finding | None:
     )
 
 
-def _deep_trees(tree_depth: Any, limit: int | None) -> Finding | None:
-    if tree_depth is None or limit is None:
-        return None
-    hit = np.asarray(tree_depth) >= limit
-    if hit.mean() <= 0.05:
+def _deep_trees(part: str, tree_depth: np.ndarray, limit: int | None) -> Finding | None:
+    if limit is None or (hit := tree_depth >= limit).mean() <= 0.05:
         return None
     return Finding(
         "tree_depth",
-        f"{_share(hit)} of the transitions reached max_tree_depth={limit} before they turned: "
-        "draws are correct but costly and close together. A longer warm-up learns the metric "
-        "better; or re-parameterise strongly correlated parameters.",
+        f"{part}{_share(hit)} of the transitions reached max_depth={limit} before they "
+        "turned: draws are correct but costly and close together. A longer warm-up learns the "
+        "metric better; or re-parameterise strongly correlated parameters.",
     )
 
 
@@ -225,7 +231,8 @@ def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
             Finding(
                 "rhat",
                 f"R-hat is above {limit}{among}: {listing(worst)}. The chains have not come to "
-                "agree. Draw more, warm up longer, or look for separate modes in run.plot().",
+                "agree. Draw more, warm up longer, look for separate modes in run.plot(), or for a "
+                "direction in which the density is flat.",
             )
         )
     if (ess < wanted).any():
@@ -263,18 +270,23 @@ class Monitor:
         x = flat_draws(draws)
         chosen = np.unique(np.linspace(0, x.shape[-1] - 1, self._most_scalars).round().astype(int))
         self._chunks.append(x[..., chosen])
-        self._divergences += int(np.sum(stats.get("is_divergent", 0)))
-        began = self._clock()
-        if began - self._last > 100 * self._cost:
-            self._rhat = live_rhat(np.concatenate(self._chunks, axis=1), self._most_draws)
-            self._last = self._clock()
-            self._cost = self._last - began
-        status: dict[str, Any] = {"divergences": self._divergences, "rhat": self._rhat}
-        if "step_size" in stats:
-            status["step_size"] = float(np.mean(np.asarray(stats["step_size"])[:, -1]))
-        if "is_divergent" not in stats:
-            del status["divergences"]
+        if self._clock() - self._last > 100 * self._cost:
+            self._update_rhat()
+        status: dict[str, Any] = {"rhat": self._rhat}
+        if divergent := recorded(stats, "is_divergent"):
+            self._divergences += sum(int(flags.sum()) for _, flags in divergent)
+            status["divergences"] = self._divergences
+        if step_sizes := recorded(stats, "step_size"):
+            status["step_size"] = float(step_sizes[0][1][:, -1].mean())
         return status
+
+    def _update_rhat(self) -> None:
+        from arviz_stats.base import array_stats  # noqa: F401  imported first, so as not to count
+
+        began = self._clock()
+        self._rhat = live_rhat(np.concatenate(self._chunks, axis=1), self._most_draws)
+        self._last = self._clock()
+        self._cost = self._last - began
 
 
 def live_rhat(x: Draws, most_draws: int = 500) -> float:
@@ -309,7 +321,7 @@ def _concentration(x: Draws, names: list[str], flags: Flags) -> str:
     ranks = rankdata(pooled, axis=0) / num
     shift = ranks[flags.ravel()].mean(0) - ranks.mean(0)
     z = shift * np.sqrt(12 * num_flagged * num / (num - num_flagged))
-    best = int(np.nanargmax(np.abs(z)))
+    best = int(np.argmax(np.nan_to_num(np.abs(z))))
     if not abs(z[best]) > 6:
         return ""
     inside, outside = (np.median(pooled[f, best]) for f in (flags.ravel(), ~flags.ravel()))

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bayleaf.errors import BayleafError, bad_argument
+from bayleaf.run.diagnostics import recorded
 from bayleaf.run.names import flat_draws, scalar_names, select_scalars
 
 if TYPE_CHECKING:
@@ -255,8 +256,10 @@ def _chosen(
 
 
 def _divergent(run: Run) -> Bool[np.ndarray, "chain draw"]:
-    flags = run.stats.get("is_divergent", np.zeros((run.num_chains, run.num_draws)))
-    return np.asarray(flags, dtype=bool)
+    flags = np.zeros((run.num_chains, run.num_draws), dtype=bool)
+    for _, of_part in recorded(run.stats, "is_divergent"):
+        flags |= of_part.astype(bool)
+    return flags
 
 
 def _finite(values: Float[np.ndarray, "draw"]) -> Float[np.ndarray, "draw"]:
