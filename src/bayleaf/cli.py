@@ -2,7 +2,8 @@
 
 Nothing here imports JAX before it has work to do, so that ``bayleaf --help`` answers at once and
 ``--x64`` can still be set. Exit codes: 0 all well; 1 the work was started and failed; 2 the command
-line or the file that it names cannot be used, and the message says what to change.
+line or the file that it names cannot be used, and the message says what to change. What the user's
+own code raises is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -179,7 +180,10 @@ def split_source(source: str) -> tuple[Path, str]:
 
 
 def load(path: Path) -> ModuleType:
-    """Execute a Python file as a module, its own folder first on the import path."""
+    """Execute a Python file as a module.
+
+    Its own folder comes first on the import path, as it does when the file is run.
+    """
     if not path.is_file():
         raise UsageError(f"there is no file {path}. Give it as FILE.py:NAME.")
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -189,8 +193,6 @@ def load(path: Path) -> ModuleType:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises is the user's to read
-        raise UsageError(f"{path} raised {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     return module
