@@ -106,8 +106,8 @@ def test_hashes_are_the_same_in_another_process():
         def model(x, odd=Odd()):
             return x if x in {"a", "b", "c", "d"} else [y for y in (1, 2, x)]
 
-        parts = dict(model=model, jitted=jax.jit(model), words={"p", "q", "r"}, key=jax.random.key(3))
-        print(sorted(fingerprint(**parts).items()))
+        parts = dict(model=model, jitted=jax.jit(model), words={"p", "q", "r"})
+        print(sorted(fingerprint(key=jax.random.key(3), **parts).items()))
         """
     )
     run = functools.partial(subprocess.run, check=True, capture_output=True, text=True)

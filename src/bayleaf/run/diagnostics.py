@@ -57,13 +57,16 @@ def diagnose(
             ``is_nan``, ``is_divergent``, ``step_size`` and ``tree_depth``, also those of the parts
             of a composed kernel (``block.is_nan``).
         start: pytree of initial positions (leading chain axis) in the space of ``draws``; tells
-            how large the scale was when the run began.
+            how large the scale was when the run began. None takes a scale of 1.
         max_depth: the limit of the kernel, when it has one.
     """
     x, names = flat_draws(draws), scalar_names(draws, 2)
     if x.size == 0:
         return []
-    first = None if start is None else flat_draws(jax.tree.map(lambda s: np.array([s]), start))
+    began_at = np.ones(len(names))
+    if start is not None:
+        starts = flat_draws(jax.tree.map(lambda leaf: np.asarray(leaf)[:, None], start))
+        began_at = np.maximum(1.0, np.abs(starts).max((0, 1)))
     continuous = any(np.asarray(leaf).dtype.kind not in "biu" for leaf in jax.tree.leaves(draws))
     found = [
         _nan_draws(x, names),
@@ -71,7 +74,7 @@ def diagnose(
         *(_divergences(x, names, *part) for part in recorded(stats, "is_divergent")),
         *(_tiny_step(*part) for part in recorded(stats, "step_size")),
         _stuck_chains(x) if continuous else None,
-        _runaway(x, names, first),
+        _runaway(x, names, began_at),
         *(_deep_trees(*part, max_depth) for part in recorded(stats, "tree_depth")),
     ]
     grave = {f.kind for f in found if f is not None} & {"nan_draws", "stuck", "runaway"}
@@ -86,7 +89,7 @@ def recorded(stats: Mapping[str, Any], field: str) -> list[tuple[str, np.ndarray
         (f"{part}: " if part else "", np.asarray(values))
         for name, values in stats.items()
         for part, _, last in [name.rpartition(".")]
-        if last == field
+        if last == field and np.size(values)
     ]
 
 
@@ -122,8 +125,8 @@ def _divergences(x: Draws, names: list[str], part: str, flags: np.ndarray) -> Fi
         return Finding(
             "divergences",
             f"{part}{_share(flags)} of the transitions diverged: the sampler hardly moved and the "
-            "draws must not be used. The log density or its gradient is wrong or NaN near the start; "
-            "evaluate both there, and check the constraints.",
+            "draws must not be used. The log density or its gradient is wrong or NaN near the "
+            "start; evaluate both there, and check the constraints.",
         )
     return Finding(
         "divergences",
@@ -166,7 +169,7 @@ def _stuck_chains(x: Draws) -> Finding | None:
     )
 
 
-def _runaway(x: Draws, names: list[str], start: Draws | None) -> Finding | None:
+def _runaway(x: Draws, names: list[str], began_at: Float[np.ndarray, "scalar"]) -> Finding | None:
     """Scalars that leave for infinity, as they do when the density cannot be normalised.
 
     A large scale alone is no fault (a population counts in millions). What is: to be far out
@@ -175,19 +178,17 @@ def _runaway(x: Draws, names: list[str], start: Draws | None) -> Finding | None:
     if x.shape[1] < 20 or not np.isfinite(x).all():
         return None
     late = x[:, x.shape[1] // 2 :]
-    scale = np.maximum(1.0, 0.0 if start is None else np.abs(start).max((0, 1)))
-    far = np.median(np.abs(late), (0, 1)) > HUGE * scale
+    far = np.median(np.abs(late), (0, 1)) > HUGE * began_at
     if not far.any():
         return None
-    far_names = [names[i] for i in np.flatnonzero(far)]
-    travelling = far.copy()
-    travelling[far] = _split_rhat(x[..., far]) > 1.2  # 99.9 % of random walks exceed it
-    if not travelling.any():
+    far[far] = _split_rhat(x[..., far]) > 1.2  # 99.9 % of random walks exceed it
+    if not far.any():
         return None
+    leaving = [names[i] for i in np.flatnonzero(far)]
     size = np.abs(late[..., far]).max()
     return Finding(
         "runaway",
-        f"{listing(far_names)} ran away to {size:.1e} and did not settle. The density is probably "
+        f"{listing(leaving)} ran away to {size:.1e} and did not settle. The density is probably "
         "improper: it does not fall off in some direction, so it has no mean and no spread. Give "
         "each of these parameters a proper prior, and check the sign of the log density.",
     )

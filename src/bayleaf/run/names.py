@@ -8,6 +8,7 @@ the leaf. A tree that is a single bare array is called ``x``.
 from __future__ import annotations
 
 import difflib
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -44,7 +45,8 @@ def flat_draws(draws: Any) -> Float[np.ndarray, "chain draw scalar"]:
     leaves = [np.asarray(leaf, dtype=np.float64) for leaf in jax.tree.leaves(draws)]
     if not leaves:
         return np.zeros((0, 0, 0))
-    return np.concatenate([leaf.reshape(*leaf.shape[:2], -1) for leaf in leaves], axis=-1)
+    flat = [leaf.reshape(*leaf.shape[:2], math.prod(leaf.shape[2:])) for leaf in leaves]
+    return np.concatenate(flat, axis=-1)
 
 
 def select_scalars(tree: Any, wanted: Sequence[str] | None, num_leading: int = 0) -> list[int]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self, TextIO
+from typing import Any, Protocol, Self, TextIO, runtime_checkable
 
 LINE_SECONDS = 10.0
 
 _LABELS = {"divergences": "divergent", "rhat": "R-hat", "step_size": "step"}
 
 
+@runtime_checkable
 class Progress(Protocol):
     """A context manager that is told how far the run is."""
 
