@@ -9,6 +9,8 @@ meets its covariance matrix. A diagonal covariance keeps only its standard devia
 
 from __future__ import annotations
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -83,7 +85,7 @@ class Gaussian(eqx.Module):
     def log_prob(self, x: Vector) -> Scalar:
         """Log density at ``x``."""
         z = self.whiten(x)
-        normaliser = log_determinant(self.factor) + self.dim * np.log(2 * np.pi)
+        normaliser = log_determinant(self.factor) + self.dim * math.log(2 * math.pi)
         return -0.5 * (jnp.dot(z, z) + normaliser)
 
     def sample(self, key: Key, shape: tuple[int, ...] = ()) -> Float[Array, "*shape dim"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -51,9 +52,21 @@ class Constraint(eqx.Module):
 
 def finite_exp(u: Float[Array, "..."], headroom: float = 1.0) -> Float[Array, "..."]:
     """exp(u), kept between the smallest normal number and the largest over ``headroom``."""
-    limits = jnp.finfo(u.dtype)
     # The argument is clipped, not the value: exp'(u) = inf times a zero cotangent is NaN.
-    return jnp.exp(jnp.clip(u, np.log(limits.tiny), np.log(limits.max / headroom) - 1e-3))
+    smallest, largest = log_tiny(u.dtype), log_largest(u.dtype) - math.log(headroom)
+    return jnp.exp(jnp.clip(u, smallest, largest))
+
+
+# Python floats, because NumPy's float64 scalars would turn float32 parameters into float64. The
+# margin keeps exp of them on the right side: below the smallest normal number all is flushed to 0.
+def log_tiny(dtype: Any) -> float:
+    """The logarithm of the smallest normal number."""
+    return math.log(jnp.finfo(dtype).tiny) + 1e-3
+
+
+def log_largest(dtype: Any) -> float:
+    """The logarithm of the largest number."""
+    return math.log(jnp.finfo(dtype).max) - 1e-3
 
 
 def like(bound: Array, u: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -4,12 +4,14 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayleaf.constraints.base import Constraint, Shape, float_dtype, row
+from bayleaf.constraints.base import Constraint, Shape, float_dtype, log_tiny, row
 from bayleaf.errors import bad_argument
 from bayleaf.types import Scalar
 
@@ -35,7 +37,7 @@ class CorrelationCholesky(Constraint):
         z = square.at[..., rows, columns].set(jnp.tanh(u)).at[..., index, index].set(ones)
         before = jnp.cumsum(half_logs, axis=-1) - half_logs
         # A diagonal that underflows to 0 would make the factor singular.
-        return z * jnp.exp(jnp.maximum(before, np.log(jnp.finfo(u.dtype).tiny)))
+        return z * jnp.exp(jnp.maximum(before, log_tiny(u.dtype)))
 
     def unconstrain(self, x: Float[Array, "*batch dim dim"]) -> Float[Array, "*batch free"]:
         rows, columns = np.tril_indices(x.shape[-1], -1)
@@ -102,7 +104,7 @@ class Correlation(Constraint):
 
 def _log_sech_squared(u: Float[Array, "..."]) -> Float[Array, "..."]:
     """log(1 - tanh(u)^2); by way of tanh it is -inf from u = 9 in float32."""
-    return 2 * np.log(2) - 2 * (jax.nn.softplus(2 * u) - u)
+    return 2 * math.log(2) - 2 * (jax.nn.softplus(2 * u) - u)
 
 
 def _strict_triangle(constraint: Constraint, shape: Shape) -> Shape:

@@ -25,8 +25,7 @@ class Real(Constraint):
         return x
 
     def log_jacobian(self, u: Array) -> Scalar:
-        del u
-        return jnp.zeros(())
+        return jnp.zeros((), u.dtype)
 
 
 class Positive(Constraint):
@@ -88,7 +87,7 @@ class UnitInterval(Constraint):
 
     def constrain(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
         limits = jnp.finfo(u.dtype)
-        return jnp.clip(jax.nn.sigmoid(u), limits.tiny, 1.0 - limits.epsneg)
+        return jnp.clip(jax.nn.sigmoid(u), float(limits.tiny), 1.0 - float(limits.epsneg))
 
     def unconstrain(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
         return jnp.log(x) - jnp.log1p(-x)

@@ -4,12 +4,22 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bayleaf.constraints.base import Constraint, Shape, finite_exp, float_dtype, row, shown
+from bayleaf.constraints.base import (
+    Constraint,
+    Shape,
+    finite_exp,
+    float_dtype,
+    log_tiny,
+    row,
+    shown,
+)
 from bayleaf.errors import bad_argument
 from bayleaf.types import Scalar
 
@@ -25,7 +35,7 @@ class Simplex(Constraint):
 
     def constrain(self, u: Float[Array, "*batch free"]) -> Float[Array, "*batch category"]:
         # Below `tiny` an entry would be flushed to 0, whose logarithm ends a chain in NaN.
-        return jnp.exp(jnp.maximum(self._log_x(u), np.log(jnp.finfo(u.dtype).tiny)))
+        return jnp.exp(jnp.maximum(self._log_x(u), log_tiny(u.dtype)))
 
     def unconstrain(self, x: Float[Array, "*batch category"]) -> Float[Array, "*batch free"]:
         z = jnp.log(x)
@@ -34,8 +44,8 @@ class Simplex(Constraint):
         return (ahead - row(count, z) * z[..., 1:]) / row(jnp.sqrt(count * (count + 1)), z)
 
     def log_jacobian(self, u: Float[Array, "*batch free"]) -> Scalar:
-        num_batch = np.prod(u.shape[:-1], dtype=int)
-        return jnp.sum(self._log_x(u)) + 0.5 * num_batch * np.log(u.shape[-1] + 1)
+        num_batch = math.prod(u.shape[:-1])
+        return jnp.sum(self._log_x(u)) + 0.5 * num_batch * math.log(u.shape[-1] + 1)
 
     def unconstrained_shape(self, shape: Shape) -> Shape:
         return _last_axis_less_one(self, shape)

@@ -6,6 +6,7 @@ not match are refused, because (n, 1) against (n,) would broadcast to n^2 terms 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -69,7 +70,7 @@ class LearntNoise(eqx.Module):
     def log_prior(self, noise: Scalar) -> Scalar:
         """Half-normal log density."""
         scale = self.prior_scale.astype(noise.dtype)
-        return _log_normal_density(noise, scale) + np.log(2)
+        return _log_normal_density(noise, scale) + math.log(2)
 
 
 def normal(noise: ArrayLike) -> Normal:
@@ -93,7 +94,7 @@ def _normal(means: Array, labels: Array, noise: Scalar) -> Float[Array, "batch"]
 
 
 def _log_normal_density(x: Array, scale: Scalar) -> Array:
-    return -0.5 * jnp.square(x / scale) - jnp.log(scale) - 0.5 * np.log(2 * np.pi)
+    return -0.5 * jnp.square(x / scale) - jnp.log(scale) - 0.5 * math.log(2 * math.pi)
 
 
 def _over_examples(terms: Float[Array, "batch *rest"]) -> Float[Array, "batch"]:

@@ -11,6 +11,7 @@ a function of a key, each chain gets a fresh network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -97,8 +98,9 @@ class NormalWeights(eqx.Module):
         """The log density, normalised."""
         leaves = jax.tree.leaves(weights)
         size = sum(leaf.size for leaf in leaves)
-        squares = sum(jnp.sum(jnp.square(w / self.scale.astype(w.dtype))) for w in leaves)
-        return -0.5 * squares - size * (jnp.log(self.scale) + 0.5 * np.log(2 * np.pi))
+        scale = self.scale.astype(jnp.result_type(*leaves))
+        squares = sum(jnp.sum(jnp.square(w / scale)) for w in leaves)
+        return -0.5 * squares - size * (jnp.log(scale) + 0.5 * math.log(2 * math.pi))
 
 
 class NearWeights(eqx.Module):
