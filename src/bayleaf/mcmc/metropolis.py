@@ -64,13 +64,20 @@ class MetropolisHastings(Kernel):
 
     def __check_init__(self) -> None:
         """Refuse what cannot propose."""
+        if isinstance(self.proposal, type):
+            raise bad_argument(
+                "proposal",
+                self.proposal.__name__,
+                "an object, not the class",
+                f"Mind the brackets: {self.proposal.__name__}().",
+            )
         missing = [n for n in ("propose", "log_proposal") if not hasattr(self.proposal, n)]
         if missing:
             raise bad_argument(
                 "proposal",
                 self.proposal,
                 f"an object with the method {missing[0]}",
-                "Try bl.mcmc.RandomWalk(); mind the brackets.",
+                "Try bl.mcmc.RandomWalk().",
             )
 
     def init(self, log_density: LogDensity, position: Position) -> Point:

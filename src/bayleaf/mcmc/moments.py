@@ -15,7 +15,7 @@ This is the adaptive Metropolis estimate of Haario et al. (2001), pooled over ch
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -33,7 +33,7 @@ class Moments(NamedTuple):
     num_steps: Count
 
 
-def moments_init(dim: int, dtype: jnp.dtype) -> Moments:
+def moments_init(dim: int, dtype: Any) -> Moments:
     """Nothing seen yet."""
     return Moments(jnp.zeros(dim, dtype), jnp.zeros((dim, dim), dtype), jnp.zeros((), jnp.int32))
 

@@ -18,7 +18,7 @@ covariance. Haario et al. (2001): the covariance learnt on the way. Roberts & Tw
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -48,6 +48,7 @@ class Point(NamedTuple):
     gradient: Position | None  # None unless the proposal sets ``needs_gradient``
 
 
+@runtime_checkable
 class Proposal(Protocol):
     """What `MetropolisHastings` asks of a proposal."""
 
@@ -79,8 +80,8 @@ class RandomWalk(eqx.Module):
         check_positive("scale", self.scale if len(shape) < 2 else None)
 
     @classmethod
-    def from_covariance(cls, covariance: Float[Array, "dim dim"]) -> RandomWalk:
-        """Steps with this covariance."""
+    def from_covariance(cls, covariance: Any) -> RandomWalk:
+        """Steps with this covariance, an array ``[dim, dim]``."""
         return cls(factor_of(covariance))
 
     def propose(self, key: Key, point: Point) -> Position:
@@ -137,8 +138,8 @@ class Independence(eqx.Module):
         self.log_prob = frozen_function(log_prob, "log_prob")
 
     @classmethod
-    def from_gaussian(cls, mean: Position, covariance: Float[Array, "dim dim"]) -> Independence:
-        """Gaussian draws; ``covariance`` is over the raveled ``mean``."""
+    def from_gaussian(cls, mean: Position, covariance: Any) -> Independence:
+        """Gaussian draws; ``covariance``, ``[dim, dim]``, is over the raveled ``mean``."""
         center, _ = ravel_real(mean, "Independence.from_gaussian")
         factor = factor_of(jnp.asarray(covariance, center.dtype))
         return cls(Partial(_gaussian_draw, mean, factor), Partial(_gaussian_density, mean, factor))
