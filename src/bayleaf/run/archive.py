@@ -93,7 +93,7 @@ def structure_of(tree: Any) -> Any:
     if type(tree) in (list, tuple):
         return {type(tree).__name__: children}
     names = [_field(path[0]) for path, _ in paths]
-    kind = "dict" if isinstance(tree, dict) else "record"
+    kind = "dict" if type(tree) is dict else "record"
     return {kind: [list(pair) for pair in zip(names, children, strict=True)]}
 
 

@@ -62,9 +62,8 @@ def to_arviz(
     if run.seconds:
         attrs["sampling_time"] = run.seconds
     if int(arviz.__version__.split(".")[0]) >= 1:
-        return arviz.from_dict(groups, attrs={"/": attrs})
-    warm = {"save_warmup": True} if "warmup_sample_stats" in groups else {}
-    return arviz.from_dict(**groups, **warm, attrs=attrs)
+        return arviz.from_dict(groups, save_warmup=True, attrs={"/": attrs})
+    return arviz.from_dict(**groups, save_warmup=True, attrs=attrs)
 
 
 def save_netcdf(run: Run, path: str | Path) -> Path:

@@ -262,7 +262,7 @@ def _divergent(run: Run) -> Bool[np.ndarray, "chain draw"]:
     return flags
 
 
-def _finite(values: Float[np.ndarray, "draw"]) -> Float[np.ndarray, "draw"]:
+def _finite(values: Float[np.ndarray, "draw"]) -> Float[np.ndarray, "finite"]:
     return values[np.isfinite(values)]
 
 

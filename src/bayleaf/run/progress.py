@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, Self, TextIO, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 LINE_SECONDS = 10.0
 
@@ -21,7 +21,7 @@ _LABELS = {"divergences": "divergent", "rhat": "R-hat", "step_size": "step"}
 class Progress(Protocol):
     """A context manager that is told how far the run is."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Progress: ...
 
     def __exit__(self, *exception: object) -> None: ...
 
@@ -61,7 +61,7 @@ def open_progress(
 class Silent:
     """Shows nothing."""
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Silent:
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -80,13 +80,13 @@ class Lines:
         num_draws: int,
         *,
         done: int = 0,
-        file: TextIO | None = None,
+        file: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._num_warmup, self._total = num_warmup, num_warmup + num_draws
         self._first, self._file, self._clock = done, file or sys.stderr, clock
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Lines:
         self._began = self._last = self._clock()
         return self
 
@@ -127,7 +127,7 @@ class Bar:
             "starting", total=self._total, completed=done, status=""
         )
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Bar:
         self._display.start()
         return self
 
@@ -187,7 +187,8 @@ def _readable(status: Mapping[str, Any] | None) -> list[tuple[str, str]]:
 
 def _coloured(status: Mapping[str, Any] | None) -> list[str]:
     most = {"divergences": 0, "rhat": 1.05}
-    alarming = {_LABELS[name] for name in most if (status or {}).get(name, 0) > most[name]}
+    values = {name: (status or {}).get(name) or 0 for name in most}
+    alarming = {_LABELS[name] for name, value in values.items() if value > most[name]}
     return [
         f"{label} [yellow]{text}[/]" if label in alarming else f"{label} {text}"
         for label, text in _readable(status)
