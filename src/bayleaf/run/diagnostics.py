@@ -222,8 +222,8 @@ def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
     # R-hat of independent draws strays above 1.01 by chance in shorter runs.
     limit = 1.01 if num_draws >= 400 else 1.1
     with np.errstate(divide="ignore", invalid="ignore"):
-        rhat = array_stats.rhat(x, chain_axis=0, draw_axis=1)
-        ess = array_stats.ess(x, chain_axis=0, draw_axis=1)
+        rhat = np.asarray(array_stats.rhat(x, chain_axis=0, draw_axis=1))
+        ess = np.asarray(array_stats.ess(x, chain_axis=0, draw_axis=1))
     wanted = min(100 * min(num_chains, 4), num_chains * num_draws // 10)
     found: list[Finding | None] = []
     if (rhat > limit).any():
@@ -345,7 +345,8 @@ def _share(flags: Bool[np.ndarray, "..."]) -> str:
     return f"{share:.0f} %" if share >= 10 else f"{share:.2g} %"
 
 
-def _chains(flags: Bool[np.ndarray, "chain"]) -> str:
+def _chains(flags: Any) -> str:
+    """The chains whose flag is set, in words."""
     if flags.all():
         return "all chains" if flags.size > 1 else "the only chain"
     numbers = [str(i) for i in np.flatnonzero(flags)]

@@ -152,7 +152,11 @@ def summarize(draws: Any, var_names: Sequence[str] | None = None) -> Summary:
     chosen = select_scalars(draws, var_names, 2)
     names = scalar_names(draws, 2)
     x = flat_draws(draws)[:, :, chosen]
-    axes = {"chain_axis": 0, "draw_axis": 1}
+
+    def of_chains(statistic: str, **options: Any) -> Column:
+        compute = getattr(array_stats, statistic)
+        return np.asarray(compute(x, chain_axis=0, draw_axis=1, **options))
+
     # A constant scalar (a correlation matrix's diagonal) divides 0 by 0 in R-hat: it shows as NaN.
     with np.errstate(divide="ignore", invalid="ignore"):
         return Summary(
@@ -161,10 +165,10 @@ def summarize(draws: Any, var_names: Sequence[str] | None = None) -> Summary:
             sd=x.std((0, 1), ddof=1 if x.shape[0] * x.shape[1] > 1 else 0),
             q5=np.quantile(x, 0.05, axis=(0, 1)),
             q95=np.quantile(x, 0.95, axis=(0, 1)),
-            mcse=array_stats.mcse(x, method="mean", **axes),
-            ess_bulk=array_stats.ess(x, method="bulk", **axes),
-            ess_tail=array_stats.ess(x, method="tail", prob=(0.05, 0.95), **axes),
-            rhat=array_stats.rhat(x, method="rank", **axes),
+            mcse=of_chains("mcse", method="mean"),
+            ess_bulk=of_chains("ess", method="bulk"),
+            ess_tail=of_chains("ess", method="tail", prob=(0.05, 0.95)),
+            rhat=of_chains("rhat", method="rank"),
             num_chains=x.shape[0],
             num_draws=x.shape[1],
         )
