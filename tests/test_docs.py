@@ -30,11 +30,13 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
 def test_the_examples_of_a_page_run(page: Path, elsewhere: Path) -> None:
     assert run_page(page) == page.read_text(encoding="utf-8").count("```python\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", EXAMPLES, ids=[p.name for p in EXAMPLES])
 def test_an_example_runs_and_is_short(example: Path, elsewhere: Path) -> None:
     assert len(example.read_text(encoding="utf-8").splitlines()) < 60
