@@ -1,0 +1,27 @@
+"""Every recurring type alias of the library, once.
+
+Axis names used in shape annotations across the library: ``chain``, ``draw``, ``dim`` (length of a
+raveled position), ``rank`` (columns of a low-rank factor), ``batch`` (examples of a data set).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+Key = PRNGKeyArray
+"""A typed key, as made by ``jax.random.key(seed)``."""
+
+Scalar = Float[Array, ""]
+Flag = Bool[Array, ""]
+Count = Int[Array, ""]
+Vector = Float[Array, "dim"]
+Matrix = Float[Array, "dim dim"]
+
+Position = PyTree[Any]
+"""Any pytree of arrays: what is being inferred."""
+
+LogDensity = Callable[[Any], Any]
+"""A function from a position to the scalar log density, up to a constant."""
