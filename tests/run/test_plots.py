@@ -75,16 +75,18 @@ def test_a_run_without_divergences_has_none_in_the_legend():
     assert not any("divergent" in text for text in _legend(figure))
 
 
-def test_many_scalars_are_cut_with_a_note_unless_asked_for():
-    run = _run(num_draws=20, num_scalars=20)
+def test_many_scalars_are_cut_with_a_note_unless_asked_for(monkeypatch):
+    monkeypatch.setattr(plots, "_MOST_ROWS", 2)
+    monkeypatch.setattr(plots, "_MOST_PAIRED", 2)
+    run = _run(num_draws=20, num_scalars=4)
     figure = run.plot()
     _draw(figure)
-    assert len(figure.axes) == 12 * 3
-    assert "first 12 of 20 scalars" in figure.legends[0].get_title().get_text()
-    assert len(run.plot(["beta"]).axes) == 19 * 3
+    assert len(figure.axes) == 2 * 3
+    assert "first 2 of 4 scalars" in figure.legends[0].get_title().get_text()
+    assert len(run.plot(["beta"]).axes) == 3 * 3
     pairs = run.plot_pairs()
-    assert len(pairs.axes) == 36
-    assert "first 6 of 20" in pairs.get_suptitle()
+    assert len(pairs.axes) == 4
+    assert "first 2 of 4" in pairs.get_suptitle()
 
 
 def test_pairs_show_draws_below_and_correlations_above():

@@ -58,7 +58,10 @@ def to_arviz(
         "observed_data": dict(observed_data or {}),
     }
     groups = {name: group for name, group in groups.items() if group}
-    attrs = {"inference_library": "bayleaf", "inference_library_version": __version__}
+    attrs: dict[str, Any] = {
+        "inference_library": "bayleaf",
+        "inference_library_version": __version__,
+    }
     if run.seconds:
         attrs["sampling_time"] = run.seconds
     if int(arviz.__version__.split(".")[0]) >= 1:
