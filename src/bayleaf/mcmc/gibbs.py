@@ -255,7 +255,7 @@ def check_position(names: tuple[BlockName, ...], position: Any) -> None:
     if not isinstance(position, dict):
         raise bad_argument(
             "position",
-            type(position).__name__,
+            "a bare array" if isinstance(position, jax.Array) else type(position).__name__,
             "a dictionary, whose entries the blocks of Gibbs name",
         )
     known = {name for block in names for name in members(block)}
