@@ -121,13 +121,17 @@ class HamiltonianTuner(Tuner):
         self, kernel: Any, tuning: Tuning, step: Any, num_warmup: Any
     ) -> tuple[Any, Tuning]:
         step = jnp.asarray(step, jnp.int32)
-        settling = jnp.asarray(num_warmup, jnp.int32) - jnp.ceil(SETTLING_SHARE * num_warmup).astype(jnp.int32)
+        settling = jnp.asarray(num_warmup, jnp.int32) - jnp.ceil(
+            SETTLING_SHARE * num_warmup
+        ).astype(jnp.int32)
         is_renewal = (step + 1 == tuning.next_window) & (step + 1 <= settling)
 
         def renew(operand: tuple[Metric, Tuning]) -> tuple[Metric, Tuning]:
             _, tuning = operand
             metric = history_metric(tuning.history, tuning.previous_window, step)
-            length = jnp.ceil(WINDOW_GROWTH * (tuning.next_window - tuning.window)).astype(jnp.int32)
+            length = jnp.ceil(WINDOW_GROWTH * (tuning.next_window - tuning.window)).astype(
+                jnp.int32
+            )
             following = step + 1 + length
             # A window that would leave less than its own length before the end takes it all.
             following = jnp.where(following + length > settling, settling, following)

@@ -34,9 +34,7 @@ def fisher_diagonal(draws: Rows, scores: Rows, is_used: Bool[Array, "row"]) -> D
     return Diagonal(scale**2)
 
 
-def fisher_dense(
-    draws: Rows, scores: Rows, is_used: Bool[Array, "row"], shrinkage: float
-) -> Dense:
+def fisher_dense(draws: Rows, scores: Rows, is_used: Bool[Array, "row"], shrinkage: float) -> Dense:
     """The geometric mean of the draws' covariance and the scores' inverse covariance.
 
     Args:
@@ -47,8 +45,8 @@ def fisher_dense(
     """
     scale, x, g = standardise(draws, scores, is_used)
     eigenvalues, vectors = geometric_mean(x, g, jnp.sum(is_used), shrinkage)
-    factor = scale[:, None] * vectors * jnp.sqrt(eigenvalues)
-    return Dense(factor @ factor.T, vectors / (scale[:, None] * jnp.sqrt(eigenvalues)))
+    factor = scale[:, None] * vectors * jnp.sqrt(eigenvalues)[None]
+    return Dense(factor @ factor.T, vectors / (scale[:, None] * jnp.sqrt(eigenvalues)[None]))
 
 
 def fisher_low_rank(
@@ -77,21 +75,21 @@ def standardise(
     def centre(rows: Rows) -> Rows:
         kept = jnp.where(is_used[:, None], rows, 0)
         mean = jnp.sum(kept, axis=0) / count
-        return jnp.where(is_used[:, None], kept - mean, 0) * weight
+        return jnp.where(is_used[:, None], kept - mean[None], 0) * weight
 
     x, g = centre(draws), centre(scores)
     # Root mean squares, then their ratio: squares of scores of 1e20 would overflow in float32.
     spread_x, spread_g = root_mean_square(x), root_mean_square(g)
     scale = jnp.sqrt(spread_x) / jnp.sqrt(spread_g)
     scale = jnp.where((spread_x > 0) & (spread_g > 0) & jnp.isfinite(scale), scale, 1)
-    return scale, x / scale, g * scale
+    return scale, x / scale[None], g * scale[None]
 
 
 def root_mean_square(rows: Rows) -> Float[Array, "dim"]:
     """``sqrt(sum of squares)`` by column, without overflow."""
     largest = jnp.max(jnp.abs(rows), axis=0)
     safe = jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sqrt(jnp.sum((rows / safe) ** 2, axis=0))
+    return largest * jnp.sqrt(jnp.sum((rows / safe[None]) ** 2, axis=0))
 
 
 def geometric_mean(
@@ -108,7 +106,7 @@ def geometric_mean(
     inner_values, inner_vectors = bounded_eigh(
         root[:, None] * (vectors.T @ cov_x @ vectors) * root[None, :]
     )
-    half = (vectors * inverse_root) @ (inner_vectors * inner_values**0.25)
+    half = (vectors * inverse_root[None]) @ (inner_vectors * inner_values[None] ** 0.25)
     return bounded_eigh(half @ half.T)
 
 

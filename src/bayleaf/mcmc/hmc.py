@@ -14,7 +14,7 @@ are wrong: see `bayleaf.mcmc.hamiltonian`.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -126,6 +126,11 @@ class HMC(Kernel):
         )
         return jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), new, state), info
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Leapfrog steps follow the gradient."""
+        return True
+
     def tuner(self) -> HamiltonianTuner | None:
         """Step size and metric are learnt where they are not given."""
         return HamiltonianTuner.for_kernel(self)
@@ -139,7 +144,7 @@ def check_hamiltonian_settings(step_size: ArrayLike | None, target_acceptance: f
         raise bad_argument("target_acceptance", target_acceptance, "a number between 0 and 1")
 
 
-def configured(kernel: HMC, x: Float[Array, "dim"]) -> tuple[Metric, Scalar]:
+def configured(kernel: Any, x: Float[Array, "dim"]) -> tuple[Metric, Scalar]:
     """The kernel's metric (the identity where none is set) and its step size."""
     if kernel.step_size is None:
         raise bad_argument(

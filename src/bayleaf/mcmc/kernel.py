@@ -63,7 +63,7 @@ class Algorithm(NamedTuple):
 
 
 class Kernel(eqx.Module):
-    """Base of all kernels: two methods to write, three that follow from them."""
+    """Base of all kernels: two methods to write, four that have a default."""
 
     def init(self, log_density: LogDensity, position: Position) -> Any:
         """The state at ``position``; it has at least the field ``position``."""
@@ -80,6 +80,11 @@ class Kernel(eqx.Module):
     def tuner(self) -> Tuner | None:
         """What learns this kernel's free parameters in warm-up; None when it has none."""
         return None
+
+    @property
+    def needs_gradient(self) -> bool:
+        """Whether a chain must start where the gradient is finite too."""
+        return False
 
     def bind(self, log_density: LogDensity) -> Algorithm:
         """``init(position)`` and ``step(key, state)`` for one target.

@@ -15,13 +15,14 @@ Source: Betancourt, A Conceptual Introduction to Hamiltonian Monte Carlo (2017),
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
+@runtime_checkable
 class Metric(Protocol):
     """The verbs that an integrator asks of a metric."""
 

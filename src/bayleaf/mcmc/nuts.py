@@ -156,6 +156,11 @@ class NUTS(Kernel):
         )
         return new, info
 
+    @property
+    def needs_gradient(self) -> bool:
+        """Leapfrog steps follow the gradient."""
+        return True
+
     def tuner(self) -> HamiltonianTuner | None:
         """Step size and metric are learnt where they are not given."""
         return HamiltonianTuner.for_kernel(self)
@@ -215,7 +220,9 @@ def add_leaf(
     direction = jnp.where(side == 1, 1.0, -1.0).astype(front.offset.dtype)
     memory, is_turning = turn_back(tree.memory, front, direction, tree.leaf)
     is_end = jnp.arange(2, dtype=jnp.uint32) == side
-    fronts = jax.tree.map(lambda ends, f: jnp.where(is_end[:, None], f, ends), tree.fronts, front)
+    fronts = jax.tree.map(
+        lambda ends, f: jnp.where(is_end[:, None], f[None], ends), tree.fronts, front
+    )
     return tree._replace(
         fronts=fronts,
         memory=memory,
@@ -229,9 +236,7 @@ def add_leaf(
     )
 
 
-def turn_back(
-    memory: Memory, front: Front, direction: Scalar, leaf: Count
-) -> tuple[Memory, Flag]:
+def turn_back(memory: Memory, front: Front, direction: Scalar, leaf: Count) -> tuple[Memory, Flag]:
     """Remember an even leaf; at an odd one, check the balanced sub-trees that it completes."""
     # The sub-trees that leaf n completes have 2, 4, ... leaves, as many as n has trailing ones.
     level = jax.lax.population_count(leaf >> 1)
@@ -240,10 +245,10 @@ def turn_back(
     is_even = (leaf & 1) == 0
     is_here = ((levels == level) & is_even)[:, None]
     memory = Memory(
-        jnp.where(is_here, front.offset, memory.offset),
-        jnp.where(is_here, front.momentum, memory.momentum),
+        jnp.where(is_here, front.offset[None], memory.offset),
+        jnp.where(is_here, front.momentum[None], memory.momentum),
     )
-    span = direction * (front.offset - memory.offset)
+    span = direction * (front.offset[None] - memory.offset)
     is_checked = (levels > level - num_complete) & (levels <= level) & ~is_even
     is_turning = (jnp.sum(span * memory.momentum, axis=1) <= 0) | (span @ front.momentum <= 0)
     return memory, jnp.any(is_checked & is_turning)

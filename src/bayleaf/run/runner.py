@@ -1,0 +1,365 @@
+"""`sample`: the one loop that every algorithm runs in.
+
+It advances all chains by chunks (`bayleaf.run.chunk`), and between two chunks, in plain Python, it
+does everything that is not the algorithm's business: draws go to the host, so that device memory
+does not grow with the run; the progress display is told; the checkpoint is written; an interrupt is
+caught. The length of a chunk follows the clock, so that this happens about three times a second
+whatever the model costs; since no random stream depends on it, draws do not either.
+
+Afterwards the draws are looked over, and what makes them unreliable is warned about by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from bayleaf.errors import bad_argument, warn
+from bayleaf.mcmc.foreign import Foreign
+from bayleaf.mcmc.kernel import Kernel
+from bayleaf.mcmc.nuts import NUTS
+from bayleaf.run.checkpoint import Checkpoint, restore
+from bayleaf.run.chunk import Chunk, Progression, advance, begin, capacity_for, place, to_host
+from bayleaf.run.diagnostics import Monitor, diagnose
+from bayleaf.run.fingerprint import fingerprint
+from bayleaf.trees import leaf_names
+from bayleaf.run.progress import open_progress
+from bayleaf.run.results import Run
+from bayleaf.targets import Target
+from bayleaf.types import Key, LogDensity
+
+FIRST_CHUNK = 32
+CHUNK_SECONDS = 0.3
+"""How long a chunk should take: often enough for a display and Ctrl-C, rare enough to be free."""
+
+
+def sample(
+    target: Target | LogDensity,
+    kernel: Any = None,
+    *,
+    key: Key,
+    num_draws: int = 1000,
+    num_warmup: int = 300,
+    num_chains: int = 4,
+    init: Any = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+    mesh: Mesh | None = None,
+) -> Run:
+    """Draw from a target by Markov chains.
+
+    Args:
+        target: a `Target`, or a log density of any pytree when ``init`` is given.
+        kernel: one of `bayleaf.mcmc`, or any object with ``init(position)`` and ``step(key,
+            state)`` such as a BlackJAX algorithm; None takes `bayleaf.mcmc.NUTS`.
+        key: a typed key, ``jax.random.key(seed)``. The draws follow from it alone.
+        num_draws: kept draws of each chain.
+        num_warmup: steps before them, in which the kernel learns and which are not kept.
+        num_chains: how many chains run side by side.
+        init: where chains start, in place of the target's own: a point to start around, a function
+            of a key, or one point for each chain on a leading axis.
+        progress: show a progress bar.
+        checkpoint: a directory. The run is saved there as it goes; the same call resumes what it
+            finds there, and the draws are the same, bit for bit, as without the interruption.
+        mesh: devices to spread the chains over, ``jax.make_mesh((n,), ("chain",))``.
+
+    Returns:
+        The draws, on the host, and what is known about them. Ctrl-C returns those that exist.
+
+    Raises:
+        BayleafError: an argument that cannot be used.
+        NonFiniteLogDensityError: no finite starting point was found; names the parameter.
+        CheckpointError: the checkpoint is damaged, or belongs to another configuration.
+    """
+    check_counts(num_draws, num_warmup, num_chains, key, mesh)
+    session = Session.open(
+        as_target(target, init), as_kernel(kernel), key, num_warmup, num_chains, init, mesh
+    )
+    if checkpoint is not None:
+        session.save_to(checkpoint)
+    return session.run(num_draws, progress)
+
+
+class Session:
+    """A run in the making: the target, the kernel and all that has been drawn so far."""
+
+    def __init__(
+        self, target: Target, tuner: Any, progression: Progression, num_warmup: int, mesh: Any
+    ):
+        self.target = target
+        self.tuner = tuner
+        self.progression = progression
+        self.num_warmup = num_warmup
+        self.mesh = mesh
+        self.identity: dict[str, str] = {}
+        self.checkpoint: Checkpoint | None = None
+        self.step = 0
+        self.seconds = 0.0
+        self.warmup: list[dict[str, np.ndarray]] = []
+        self.chunks: list[tuple[Any, dict[str, np.ndarray]]] = []
+        self.num_chains = jax.tree.leaves(progression.states)[0].shape[0]
+        self.capacity = capacity_for(progression.states.position)
+        self.starts = to_host(jax.vmap(target.constrain)(progression.states.position))
+
+    @classmethod
+    def open(
+        cls,
+        target: Target,
+        kernel: Any,
+        key: Key,
+        num_warmup: int,
+        num_chains: int,
+        init: Any,
+        mesh: Mesh | None,
+    ) -> Session:
+        """Find the starts, evaluate them and place the chains."""
+        needs_gradient = kernel.needs_gradient
+        tuner = kernel.tuner()
+        if tuner is not None and num_warmup == 0:
+            raise bad_argument(
+                "num_warmup",
+                0,
+                f"at least 1, for {type(kernel).__name__} learns in warm-up what is not given",
+                "Give the kernel all its parameters, or leave num_warmup as it is.",
+            )
+        key_start, key_run = jax.random.split(key)
+        positions = target.initial_positions(
+            key_start, num_chains, init, need_gradient=needs_gradient
+        )
+        progression = begin(target, kernel, positions, key_run)
+        session = cls(target, tuner, progression, num_warmup, mesh)
+        session.identity = fingerprint(
+            target=target,
+            kernel=kernel,
+            key=key,
+            num_chains=num_chains,
+            num_warmup=num_warmup,
+            init=session.starts,
+        )
+        if mesh is not None:
+            session.progression = place(session.progression, mesh)
+        return session
+
+    def save_to(self, path: str | Path) -> None:
+        """Write a checkpoint from now on; take up the one that is there, if any."""
+        if not Checkpoint.exists(path):
+            self.checkpoint = Checkpoint.create(path, self.identity)
+            return
+        self.checkpoint = Checkpoint.open(path, self.identity)
+        self.resume(self.checkpoint.state(), str(path))
+        _, chunk = self._call(0)  # for the structure of what was saved
+        for leaves in self.checkpoint.chunks("warmup"):
+            self.warmup.append(jax.tree.unflatten(jax.tree.structure(chunk.stats), leaves))
+        for leaves in self.checkpoint.chunks("draws"):
+            self.chunks.append(jax.tree.unflatten(jax.tree.structure(tuple(chunk)), leaves))
+
+    def resume(self, leaves: list[Any], source: str) -> None:
+        """Go on from saved leaves of a progression."""
+        arrays, rest = eqx.partition(self.progression, eqx.is_array)
+        arrays = jax.tree.map(jnp.asarray, restore(to_host(arrays), leaves, source))
+        self.progression = eqx.combine(arrays, rest)
+        self.step = int(self.progression.step)
+        if self.mesh is not None:
+            self.progression = place(self.progression, self.mesh)
+
+    def run(self, num_draws: int, progress: bool) -> Run:
+        """Advance until every chain has ``num_draws`` kept draws; look the draws over."""
+        total = self.num_warmup + num_draws
+        began = time.monotonic()
+        display = open_progress(
+            self.num_warmup, num_draws, shown=progress and jax.process_index() == 0, done=self.step
+        )
+        interrupted = False
+        with display:
+            try:
+                self._advance_to(total, display)
+            except KeyboardInterrupt:
+                if not self.chunks:
+                    raise
+                interrupted = True
+        self.seconds += time.monotonic() - began
+        run = self.result()
+        if interrupted:
+            warn(
+                f"Interrupted: each chain has {run.num_draws} of {num_draws} draws. "
+                "run.extend(num_draws) goes on from here."
+            )
+        for finding in run.findings:
+            warn(finding.message)
+        return run
+
+    def _advance_to(self, total: int, display: Any) -> None:
+        monitor = Monitor()
+        size, is_first = min(FIRST_CHUNK, self.capacity), True
+        while self.step < total:
+            is_warmup = self.step < self.num_warmup
+            num_steps = min(size, (self.num_warmup if is_warmup else total) - self.step)
+            began = time.monotonic()
+            draws, stats = self._advance(num_steps)
+            per_step = (time.monotonic() - began) / num_steps
+            status = {} if is_warmup else monitor.add(draws, stats | self._step_sizes(num_steps))
+            display.update(self.step, status)
+            if not is_first:  # the first chunk's time is that of the compiler
+                size = int(min(2 * size, self.capacity, max(1, CHUNK_SECONDS / per_step)))
+            is_first = False
+
+    def _advance(self, num_steps: int) -> tuple[Any, dict[str, np.ndarray]]:
+        """One chunk: its draws to the host, then the checkpoint."""
+        progression, chunk = self._call(num_steps)
+        draws, stats = jax.tree.map(lambda leaf: by_chain(leaf, num_steps), to_host(tuple(chunk)))
+        is_warmup = self.step < self.num_warmup
+        state = to_host(eqx.filter(progression, eqx.is_array)) if self.checkpoint else None
+        if self.checkpoint is not None and jax.process_index() == 0:
+            if is_warmup:
+                self.checkpoint.append(jax.tree.leaves(stats), "warmup")
+            else:
+                self.checkpoint.append(jax.tree.leaves((draws, stats)), "draws")
+            self.checkpoint.commit(jax.tree.leaves(state), {"step": self.step + num_steps})
+        # Only now: an interrupt before this line leaves the session where the chunk began.
+        self.progression, self.step = progression, self.step + num_steps
+        if is_warmup:
+            self.warmup.append(stats)
+        else:
+            self.chunks.append((draws, stats))
+        return draws, stats
+
+    def _call(self, num_steps: int) -> tuple[Progression, Chunk]:
+        counts = np.int32(num_steps), np.int32(self.num_warmup)
+        return advance(self.target, self.tuner, self.progression, *counts, self.capacity, self.mesh)
+
+    def _step_sizes(self, num_draws: int) -> dict[str, np.ndarray]:
+        """The step sizes that warm-up has arrived at, as series like the other statistics."""
+        kernel = to_host(eqx.filter(self.progression.kernel, eqx.is_array_like))
+        named = zip(leaf_names(kernel), jax.tree.leaves(kernel), strict=True)
+        return {
+            name: np.full((self.num_chains, num_draws), leaf)
+            for name, leaf in named
+            if name.rpartition(".")[2] == "step_size" and np.ndim(leaf) == 0
+        }
+
+    def result(self) -> Run:
+        """The run as far as it got."""
+        draws, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *self.chunks)
+        warmup = [{}] if not self.warmup else self.warmup
+        num_draws = jax.tree.leaves(draws)[0].shape[1]
+        stats = stats | self._step_sizes(num_draws)
+        kernel = self.progression.kernel
+        return Run(
+            draws=draws,
+            stats=stats,
+            warmup_stats=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *warmup),
+            kernel=kernel,
+            sampler=to_host(eqx.filter(self.progression, eqx.is_array)),
+            num_warmup=self.num_warmup,
+            findings=diagnose(
+                draws, stats, start=self.starts, max_depth=getattr(kernel, "max_depth", None)
+            ),
+            fingerprint=self.identity,
+            seconds=self.seconds,
+            continuation=self._extend,
+        )
+
+    def _extend(self, run: Run, num_draws: int, *, progress: bool) -> Run:
+        """The continuation of a run: the session may have gone further since, so it starts at it.
+
+        The draws of ``run`` become the first chunk, and the saved state is taken up.
+        """
+        session = copy.copy(self)
+        session.warmup, session.seconds = [dict(run.warmup_stats)], run.seconds
+        known = set(run.stats) - set(self._step_sizes(1))
+        session.chunks = [(run.draws, {name: run.stats[name] for name in sorted(known)})]
+        if int(run.sampler.step) != self.step:
+            session.checkpoint = None  # it has gone on without this run
+            session.resume(jax.tree.leaves(run.sampler), "sampler")
+        return session.run(run.num_draws + num_draws, progress)
+
+
+def attach(run: Run, target: Any, kernel: Any = None) -> Run:
+    """A loaded run that knows its target again, and so can be extended.
+
+    Raises:
+        CheckpointError: the saved state does not fit this target and kernel.
+    """
+    kernel, leaves = as_kernel(kernel), jax.tree.leaves(run.sampler)
+    start = jax.tree.map(lambda leaf: jnp.asarray(leaf[:, -1]), run.draws)
+    target = as_target(target, jax.tree.map(lambda leaf: leaf[0], start))
+    positions = jax.vmap(target.unconstrain)(start)
+    progression = begin(target, kernel, positions, jax.random.key(0))
+    session = Session(target, kernel.tuner(), progression, run.num_warmup, None)
+    session.identity = dict(run.fingerprint)
+    session.resume(leaves, "the saved run")
+    return dataclasses.replace(
+        run,
+        kernel=session.progression.kernel,
+        sampler=to_host(eqx.filter(session.progression, eqx.is_array)),
+        continuation=session._extend,
+    )
+
+
+def by_chain(leaf: np.ndarray, num_steps: int) -> np.ndarray:
+    """``[step, chain, ...]`` to ``[chain, draw, ...]``, without what lies beyond the steps taken.
+
+    A copy: a view would keep the whole chunk alive.
+    """
+    return np.swapaxes(leaf[:num_steps], 0, 1).copy()
+
+
+def as_target(target: Any, init: Any) -> Target:
+    """The target, or the target of a bare log density that starts at ``init``."""
+    if isinstance(target, Target):
+        return target
+    if not callable(target):
+        raise bad_argument(
+            "target", target, "a bl.Target, or a function that returns a log density"
+        )
+    if init is None:
+        raise bad_argument(
+            "init",
+            None,
+            "a starting point, for the target is a bare function",
+            "Pass init=, or make a bl.Target.",
+        )
+    return Target(target, init=init)
+
+
+def as_kernel(kernel: Any) -> Kernel:
+    """The kernel; NUTS when there is none; a bound algorithm as a kernel."""
+    if kernel is None:
+        return NUTS()
+    if isinstance(kernel, Kernel):
+        return kernel
+    if isinstance(kernel, type):
+        raise bad_argument(
+            "kernel", f"the class {kernel.__name__}", "an object", f"Write {kernel.__name__}(...)."
+        )
+    if hasattr(kernel, "init") and hasattr(kernel, "step"):
+        return Foreign(kernel)
+    raise bad_argument("kernel", kernel, "a kernel of bl.mcmc, or an object with init and step")
+
+
+def check_counts(num_draws: Any, num_warmup: Any, num_chains: Any, key: Any, mesh: Any) -> None:
+    """Refuse counts that are no counts, keys that are no typed key, meshes that do not divide."""
+    lowest = {"num_draws": (num_draws, 1), "num_warmup": (num_warmup, 0)}
+    lowest |= {"num_chains": (num_chains, 1)}
+    for name, (value, least) in lowest.items():
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+            raise bad_argument(name, value, f"a whole number, at least {least}")
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape != ():
+        raise bad_argument("key", key, "one typed key", "Use jax.random.key(seed).")
+    if mesh is not None and num_chains % mesh.size:
+        raise bad_argument(
+            "num_chains",
+            num_chains,
+            f"a multiple of the {mesh.size} devices of the mesh",
+            f"Try num_chains={-(-num_chains // mesh.size) * mesh.size}.",
+        )
