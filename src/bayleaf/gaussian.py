@@ -15,6 +15,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
@@ -131,4 +132,4 @@ def _mean(mean: ArrayLike, factor: Array) -> Vector:
 
 
 def _is_traced(x: Array) -> bool:
-    return isinstance(x, jax.core.Tracer)
+    return isinstance(x, Tracer)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from bayleaf.errors import BayleafError, bad_argument
@@ -33,7 +34,7 @@ def cholesky(matrix: Matrix, name: str = "matrix") -> Matrix:
         NotPositiveDefiniteError: it has an eigenvalue that is not positive. Under jit, vmap or
             grad nothing is raised and the factor is NaN.
     """
-    if isinstance(matrix, jax.core.Tracer):
+    if isinstance(matrix, Tracer):
         return jnp.linalg.cholesky(matrix)
     values = np.asarray(matrix)
     if not np.all(np.isfinite(values)):

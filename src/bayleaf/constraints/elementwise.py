@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.constraints.base import Constraint, finite_exp, like, shown
@@ -110,7 +111,7 @@ class Interval(Constraint):
 
     def __check_init__(self) -> None:
         bounds = (self.lower, self.upper)
-        if any(isinstance(bound, jax.core.Tracer) for bound in bounds):
+        if any(isinstance(bound, Tracer) for bound in bounds):
             return
         if not np.all(np.asarray(self.lower) < np.asarray(self.upper)):
             got = f"({shown(self.lower)}, {shown(self.upper)})"

@@ -130,7 +130,7 @@ def _refuse_plate_that_subsamples(name: str, site: dict[str, Any]) -> None:
 def _log_density(model: NumPyroModel, u: Position) -> Scalar:
     from numpyro.infer.util import potential_energy
 
-    return -potential_energy(*model._seeded(), u)
+    return jnp.negative(potential_energy(*model._seeded(), u))
 
 
 @jax.jit

@@ -7,7 +7,6 @@ not match are refused, because (n, 1) against (n,) would broadcast to n^2 terms 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -20,7 +19,7 @@ from bayleaf.types import Scalar
 
 
 def categorical(
-    logits: Float[Array, "batch *shape category"], labels: Int[Array, "batch *shape"]
+    logits: Float[Array, "batch *shape category"], labels: Int[Array, "batch ..."]
 ) -> Float[Array, "batch"]:
     """Integer labels 0 .. K-1, class probabilities softmax(logits). A label beyond K gives NaN."""
     _same_shape("labels", labels.shape, logits.shape[:-1])
@@ -29,7 +28,7 @@ def categorical(
 
 
 def bernoulli(
-    logits: Float[Array, "batch *shape"], labels: Shaped[Array, "batch *shape"]
+    logits: Float[Array, "batch *shape"], labels: Shaped[Array, "batch ..."]
 ) -> Float[Array, "batch"]:
     """Labels 0 or 1 (any type), probability of 1 sigmoid(logits)."""
     _same_shape("labels", labels.shape, logits.shape)
@@ -43,7 +42,7 @@ class Normal(eqx.Module):
     noise: Array = eqx.field(converter=jnp.asarray)
 
     def __call__(
-        self, means: Float[Array, "batch *shape"], labels: Float[Array, "batch *shape"]
+        self, means: Float[Array, "batch *shape"], labels: Shaped[Array, "batch ..."]
     ) -> Float[Array, "batch"]:
         """Log N(labels; means, noise^2)."""
         return _normal(means, labels, self.noise.astype(means.dtype))
@@ -61,7 +60,7 @@ class LearntNoise(eqx.Module):
     def __call__(
         self,
         means: Float[Array, "batch *shape"],
-        labels: Float[Array, "batch *shape"],
+        labels: Shaped[Array, "batch ..."],
         noise: Scalar,
     ) -> Float[Array, "batch"]:
         """Log N(labels; means, noise^2)."""
@@ -83,9 +82,6 @@ def normal(noise: ArrayLike) -> Normal:
 def normal_with_learnt_noise(prior_scale: ArrayLike = 1.0) -> LearntNoise:
     """Gaussian noise whose standard deviation is a parameter; see `LearntNoise`."""
     return LearntNoise(prior_scale)
-
-
-Likelihood = Callable[..., Float[Array, "batch"]]
 
 
 def _normal(means: Array, labels: Array, noise: Scalar) -> Float[Array, "batch"]:

@@ -26,7 +26,7 @@ from bayleaf.constraints import Constraints, positive
 from bayleaf.errors import bad_argument
 from bayleaf.targets import starts
 from bayleaf.targets.densities import Posterior, num_examples
-from bayleaf.targets.likelihoods import LearntNoise, Likelihood
+from bayleaf.targets.likelihoods import LearntNoise
 from bayleaf.trees import Frozen, as_arrays, frozen_function
 from bayleaf.types import Key, Position, Scalar
 
@@ -180,8 +180,8 @@ def _assemble(
     network: EquinoxNetwork | ApplyNetwork,
     weights: Position,
     *,
-    likelihood: Likelihood,
-    data: tuple[ArrayLike, ArrayLike],
+    likelihood: Any,
+    data: Any,
     log_prior: Callable[[Any], Any] | None,
     prior_scale: ArrayLike,
     init: Callable[[Key], Any] | None,

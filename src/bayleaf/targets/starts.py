@@ -12,12 +12,13 @@ point a chain.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import checkify
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -36,10 +37,12 @@ class Around(eqx.Module):
     def __call__(self, target: Any, key: Key, chain: Count) -> Position:
         """The unconstrained image of the point, plus jitter."""
         del chain
-        leaves, treedef = jax.tree.flatten(target.unconstrain(self.point))
-        keys = jax.random.split(key, len(leaves))
-        jittered = [_jittered(k, u) for k, u in zip(keys, leaves, strict=True)]
-        return jax.tree.unflatten(treedef, jittered)
+        u = target.unconstrain(self.point)
+        floats, rest = eqx.partition(u, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating))
+        # One draw for all leaves: the random bits of each draw are costly to compile.
+        flat, unravel = ravel_pytree(floats)
+        noise = jax.random.uniform(key, flat.shape, flat.dtype, -1.0, 1.0)
+        return eqx.combine(unravel(flat + noise), rest)
 
 
 class Drawn(eqx.Module):
@@ -64,11 +67,11 @@ class Given(eqx.Module):
         return target.unconstrain(jax.tree.map(lambda leaf: leaf[chain], self.points))
 
 
-class Found(eqx.Module):
-    """What the search found, all with a leading chain axis."""
+class Found(NamedTuple):
+    """What the search found for each chain; outside of `vmap` all have a leading chain axis."""
 
     positions: Position
-    log_density: Float[Array, "chain"]
+    log_density: Float[Array, "*chain"]
     gradient: Position
     is_finite: Any
 
@@ -182,12 +185,6 @@ def _evaluate(target: Any, u: Position, need_gradient: bool) -> tuple[Scalar, Po
     return target(u), ()
 
 
-def _jittered(key: Key, u: Array) -> Array:
-    if not jnp.issubdtype(u.dtype, jnp.floating):
-        return u
-    return u + jax.random.uniform(key, u.shape, u.dtype, -1.0, 1.0)
-
-
 def _where_chain(keep: Any, old: Array, new: Array) -> Array:
     return jnp.where(keep.reshape(keep.shape + (1,) * (old.ndim - 1)), old, new)
 
@@ -224,9 +221,19 @@ def _explain(target: Any, found: Found, num_attempts: int) -> str:
     elif np.isfinite(value):
         advice = "Look for sqrt, log, norm or where at a point without slope in that parameter."
     else:
-        advice = "Look for log or sqrt of a negative number, 0/0, or NaN in the data."
+        advice = f"{_origin(target, position)} or for NaN in the data."
     shown = f"Chain {chain} started at {_values(parameters)}."
     return sentence("init", got, "a finite log density and gradient", f"{shown} {advice}")
+
+
+def _origin(target: Any, position: Position) -> str:
+    """Where the first NaN comes from, as JAX's checks of single operations tell it."""
+    advice = "Look for log or sqrt of a negative number, for 0/0,"
+    try:
+        message = checkify.checkify(target, errors=checkify.nan_checks)(position)[0].get()
+    except Exception:  # a primitive without a check; the report is useful without this line
+        return advice
+    return f"First {message.splitlines()[0]} {advice}" if message else advice
 
 
 def _not_finite(tree: Any) -> list[str]:
