@@ -24,6 +24,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
@@ -348,7 +349,7 @@ def fitted(value: ArrayLike | None, name: str, x: Vector) -> Array:
 
 def check_positive(name: str, value: ArrayLike | None) -> None:
     """Refuse numbers that are not positive, where they are known (not traced)."""
-    if value is None or isinstance(value, jax.core.Tracer):
+    if value is None or isinstance(value, Tracer):
         return
     if not np.all((np.asarray(value) > 0) & np.isfinite(value)):
         raise bad_argument(name, value, "positive numbers, or None to learn them in warm-up")
@@ -367,7 +368,7 @@ def check_same_kind(what: str, new: Any, old: Any) -> None:
 def factor_of(covariance: Any) -> Array:
     """Lower Cholesky factor, or the error that says that there is none."""
     factor = jnp.linalg.cholesky(jnp.asarray(covariance))
-    if not isinstance(factor, jax.core.Tracer) and not np.all(np.isfinite(factor)):
+    if not isinstance(factor, Tracer) and not np.all(np.isfinite(factor)):
         raise bad_argument(
             "covariance",
             f"a matrix of shape {jnp.shape(covariance)} that is not positive definite",
