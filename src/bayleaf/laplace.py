@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from bayleaf.types import Count, Flag, Matrix, Scalar, Vector
 
 MAX_STEPS = 100
-MAX_HALVINGS = 30
+MAX_HALVINGS = 60
 ARMIJO = 1e-4  # share of the promised rise that a step must keep (Nocedal & Wright, eq. 3.4)
 
 
@@ -106,9 +106,11 @@ def covariance_factor(cholesky: Matrix) -> Matrix:
 
 
 def shifted_cholesky(matrix: Matrix) -> tuple[Matrix, Scalar]:
-    """Cholesky factor of ``matrix + shift I`` for the first shift of 0, s, 10 s, ... that works."""
+    """Cholesky factor of ``matrix + shift I``, shift the first of 0, s, 10 s, ... that works."""
     eye = jnp.eye(matrix.shape[0], dtype=matrix.dtype)
-    scale = jnp.maximum(jnp.mean(jnp.abs(jnp.diagonal(matrix))), jnp.finfo(matrix.dtype).tiny)
+    scale = jnp.mean(jnp.abs(jnp.diagonal(matrix)))
+    # A flat log density has no scale, and shifts that underflow to zero would never end.
+    scale = jnp.where(scale > jnp.sqrt(jnp.finfo(matrix.dtype).tiny), scale, 1)
 
     def fails(carry):
         cholesky, shift = carry
@@ -116,7 +118,8 @@ def shifted_cholesky(matrix: Matrix) -> tuple[Matrix, Scalar]:
 
     def shift_more(carry):
         _, shift = carry
-        shift = jnp.maximum(10 * shift, 1e-3 * scale)
+        # Not a power of ten times the scale: that would just cancel the curvature -scale.
+        shift = jnp.maximum(10 * shift, 2e-3 * scale)
         return jnp.linalg.cholesky(matrix + shift * eye), shift
 
     start = (jnp.linalg.cholesky(matrix), jnp.zeros((), matrix.dtype))
