@@ -1,7 +1,8 @@
 """A hierarchical model: what coaching did in eight schools (Rubin 1981), by NUTS.
 
 Written with z, the effects in units of tau (non-centred), since the funnel of the other form has no
-step size that fits all of it. ``bayleaf sample examples/eight_schools.py:target`` runs it too.
+step size that fits all of it. Smaller steps than by default, since tau may be close to zero.
+``bayleaf sample examples/eight_schools.py:target`` runs it too.
 """
 
 import jax
@@ -26,7 +27,7 @@ target = bl.Target(
 )
 
 if __name__ == "__main__":
-    run = bl.sample(target, key=jax.random.key(0))
+    run = bl.sample(target, bl.mcmc.NUTS(target_acceptance=0.95), key=jax.random.key(0))
     print(run.summary())
     schools = run.draws["mu"][..., None] + run.draws["tau"][..., None] * run.draws["z"]
     print("shrunken effects:", schools.mean(axis=(0, 1)).round(1))

@@ -53,5 +53,6 @@ if __name__ == "__main__":
     run = bl.sample(log_density, kernel, init=start, key=jax.random.key(0), num_warmup=100)
     print(run.summary())
     print(
-        "the most likely first year of the new time:", 1851 + int(jnp.median(run.draws["change"]))
+        "the middle of the posterior of the first new year:",
+        1851 + int(jnp.median(run.draws["change"])),
     )
