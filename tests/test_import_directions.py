@@ -36,8 +36,9 @@ ROOMS = [
 ]
 FACE = "__init__"  # bayleaf/__init__.py names everything and imports nothing before it is used
 
-# What the runner may know of Markov kernels: the protocol, and the one kernel that is the default.
-RUNNER_MAY_KNOW = {"bayleaf.mcmc.kernel", "bayleaf.mcmc.nuts"}
+# What the runner may know of Markov kernels: the protocol, what makes other libraries' algorithms
+# fit it, and the one kernel that is the default.
+RUNNER_MAY_KNOW = {"bayleaf.mcmc.kernel", "bayleaf.mcmc.foreign", "bayleaf.mcmc.nuts"}
 
 # Extras: only these rooms may import them at import time.
 OPTIONAL = {"arviz", "blackjax", "h5netcdf", "jinja2", "matplotlib", "numpyro", "sklearn", "xarray"}
