@@ -45,6 +45,7 @@ from bayleaf.mcmc.reference import (
     StudentReference,
     TiltedPrior,
     as_reference,
+    needed_prior,
     prior_part,
     select,
     untilted,
@@ -104,7 +105,8 @@ class EllipticalSlice(Kernel):
     ) -> tuple[EllipticalSliceState, EllipticalSliceInfo]:
         """One transition."""
         x, unravel = ravel_pytree(state.position)
-        prior = prior_part(log_density, state.position)
+        part = needed_prior if isinstance(self.reference, TiltedPrior) else prior_part
+        prior = part(log_density, state.position)
         log_factor = factor(self.reference, log_density, state.position, prior)
         reference = configured(self.reference, prior)
         key_ellipse, key_height, key_angle = jax.random.split(key, 3)
@@ -196,12 +198,5 @@ def configured(reference: Reference | None, prior: PriorPart | None) -> Referenc
             "a Gaussian when the kernel is stepped by hand on a target without a Gaussian prior",
             "Use Target.from_gaussian_prior, laplace_reference(target, position), or bl.sample "
             "with num_warmup > 0.",
-        )
-    if isinstance(reference, TiltedPrior) and prior is None:
-        raise bad_argument(
-            "reference",
-            "a tilted prior",
-            "a target made by Target.from_gaussian_prior, whose prior was tilted",
-            "Give a bayleaf.Gaussian as reference instead.",
         )
     return untilted(prior.gaussian) if reference is None else reference

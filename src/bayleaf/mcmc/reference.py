@@ -31,6 +31,8 @@ from jaxtyping import Array, ArrayLike, Float
 from bayleaf.errors import bad_argument, warn
 from bayleaf.gaussian import Gaussian
 from bayleaf.laplace import covariance_factor, find_mode, find_prior_mode
+from bayleaf.mcmc.moments import Moments, moments_init, moments_update
+from bayleaf.mcmc.moments import covariance_factor as chains_factor
 from bayleaf.types import Flag, Key, LogDensity, Matrix, Position, Scalar, Vector
 
 
@@ -182,6 +184,19 @@ def prior_part(log_density: LogDensity, position: Position) -> PriorPart | None:
     return PriorPart(prior, log_likelihood)
 
 
+def needed_prior(log_density: LogDensity, position: Position) -> PriorPart:
+    """The Gaussian prior part of a target, or the error that says how to get one."""
+    prior = prior_part(log_density, position)
+    if prior is None:
+        raise bad_argument(
+            "reference",
+            "a tilted prior",
+            "a target made by Target.from_gaussian_prior, whose prior was tilted",
+            "Give a bayleaf.Gaussian as reference instead.",
+        )
+    return prior
+
+
 def as_reference(reference: Any) -> Reference | None:
     """A `bayleaf.Gaussian` as `GaussianReference`; references and None as they are."""
     if isinstance(reference, Gaussian):
@@ -236,7 +251,7 @@ def laplace_reference(
 
 def tilt(log_density: LogDensity, position: Position, diagonal: bool) -> tuple[TiltedPrior, Flag]:
     """The prior tilted by the likelihood's expansion at the mode; the prior when there is none."""
-    prior = prior_part(log_density, position)
+    prior = needed_prior(log_density, position)
     mean, scale = prior.gaussian.mean, prior.gaussian.factor
     scale = jnp.diag(scale) if scale.ndim == 1 else scale
     mode = find_prior_mode(prior.log_likelihood, mean, scale, diagonal)
@@ -269,7 +284,7 @@ def is_factorised(log_density: LogDensity, position: Position) -> bool:
 @eqx.filter_jit
 def hessian_ratios(log_density: LogDensity, position: Position) -> Float[Array, "2 dim"]:
     """H v / v for two random v, with H the Hessian of the log likelihood near the prior mean."""
-    gaussian, log_likelihood = prior_part(log_density, position)
+    gaussian, log_likelihood = needed_prior(log_density, position)
     key_x, key_v = jax.random.split(jax.random.key(0))
     dim, dtype = gaussian.dim, gaussian.mean.dtype
     x = gaussian.mean + 0.1 * jax.random.normal(key_x, (dim,), dtype)
@@ -287,20 +302,12 @@ def select(condition: Flag, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
-class Moments(NamedTuple):
-    """Running mean and scatter of all draws of all chains since the last renewal."""
-
-    count: Scalar
-    mean: Vector
-    scatter: Matrix
-
-
 class ReferenceTuner(eqx.Module):
     """Learns the reference of an elliptical slice kernel.
 
     At the start: Newton's method. For a target with a Gaussian prior part that is all. For others
-    the mean and covariance of the chains replace it after 1/4, 1/2 and all of the warm-up but its
-    first steps: they see skewness and tails, and a mode at which there is no mass.
+    the mean and covariance of the chains replace it after 1/4, 1/2 and the whole of the warm-up:
+    they see skewness and tails, and a mode at which there is no mass.
     """
 
     def init(self, log_density: LogDensity, kernel: Any, states: Any) -> tuple[Any, Moments | None]:
@@ -312,7 +319,7 @@ class ReferenceTuner(eqx.Module):
             return type(kernel)(reference), None
         center = ravel_pytree(first)[1](jnp.mean(rows, axis=0))
         gaussian, _ = fit_at_mode(log_density, center)
-        return type(kernel)(gaussian), no_moments(rows)
+        return type(kernel)(gaussian), moments_init(rows.shape[1], rows.dtype)
 
     def update(
         self,
@@ -328,41 +335,15 @@ class ReferenceTuner(eqx.Module):
         if tuning is None:
             return kernel, tuning
         rows = jax.vmap(lambda p: ravel_pytree(p)[0])(states.position)
-        tuning = add_rows(tuning, rows)
+        num_chains, dim = rows.shape
+        tuning = moments_update(tuning, rows)
         ends = jnp.stack([num_warmup // 4, num_warmup // 2, num_warmup - 1])
         # Fewer draws than a few per dimension make a covariance worse than the mode's.
-        is_time = jnp.any(step == ends) & (tuning.count >= 5 * rows.shape[1])
+        is_time = jnp.any(step == ends) & (tuning.num_steps * num_chains >= 5 * dim)
 
-        def renew(operand):
-            moments, _ = operand
-            return no_moments(rows), gaussian_of(moments)
+        def renewed() -> Gaussian:
+            return Gaussian.from_cholesky(tuning.mean, chains_factor(tuning, num_chains))
 
         gaussian = kernel.reference.gaussian
-        tuning, fresh = jax.lax.cond(is_time, renew, lambda o: o, (tuning, gaussian))
+        fresh = jax.lax.cond(is_time, renewed, lambda: gaussian)
         return type(kernel)(select(all_finite(fresh), fresh, gaussian)), tuning
-
-
-def no_moments(rows: Float[Array, "chain dim"]) -> Moments:
-    """Moments of nothing."""
-    dim, dtype = rows.shape[1], rows.dtype
-    return Moments(jnp.zeros((), dtype), jnp.zeros(dim, dtype), jnp.zeros((dim, dim), dtype))
-
-
-def add_rows(moments: Moments, rows: Float[Array, "chain dim"]) -> Moments:
-    """Welford's update by a whole block of rows (Chan, Golub & LeVeque 1979, eq. 2.1)."""
-    size = rows.shape[0]
-    mean = jnp.mean(rows, axis=0)
-    centred = rows - mean[None, :]
-    count = moments.count + size
-    gap = mean - moments.mean
-    scatter = moments.scatter + centred.T @ centred
-    scatter = scatter + (moments.count * size / count) * jnp.outer(gap, gap)
-    return Moments(count, moments.mean + gap * (size / count), scatter)
-
-
-def gaussian_of(moments: Moments) -> Gaussian:
-    """Mean and covariance, the latter shrunk a little to its diagonal so that it has a factor."""
-    covariance = moments.scatter / moments.count
-    share = moments.mean.size / (moments.count + moments.mean.size)
-    shrunk = (1 - share) * covariance + share * jnp.diag(jnp.diagonal(covariance))
-    return Gaussian.from_cholesky(moments.mean, jnp.linalg.cholesky(shrunk))
