@@ -1,0 +1,132 @@
+"""A hierarchical model: what did coaching do in eight schools?
+
+Each school estimated the effect of coaching its pupils for a test, with a large error. Are the
+differences between schools real? The model lets the data say: the true effects are normal around a
+common mean mu with a spread tau between schools, and tau is unknown too.
+
+    theta_j = mu + tau z_j,   z_j ~ N(0, 1),   y_j ~ N(theta_j, sigma_j)
+
+It is written with z (non-centred): the same model in terms of theta is a funnel, narrow where tau
+is near zero, in which no step size fits everywhere.
+
+The reference: 10,000 draws by Stan, published in posteriordb as
+eight_schools-eight_schools_noncentered. Data: Rubin (1981).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import bayleaf as bl
+from bayleaf.tour import checks, figures
+from bayleaf.tour.data import load
+from bayleaf.tour.entry import Chapter, Picture, Result
+
+FILE = load("eight_schools")
+effects, errors = (np.array(FILE["data"][name], float) for name in ("y", "sigma"))
+
+
+def log_density(p):
+    """mu ~ N(0, 5), tau ~ half-Cauchy(0, 5)."""
+    residuals = (effects - p["mu"] - p["tau"] * p["z"]) / errors
+    prior = (p["mu"] / 5) ** 2 + 2 * jnp.log1p((p["tau"] / 5) ** 2) + jnp.sum(p["z"] ** 2)
+    return -0.5 * (prior + jnp.sum(residuals**2))
+
+
+target = bl.Target(
+    log_density,
+    init={"mu": 0.0, "tau": 1.0, "z": jnp.zeros(8)},
+    constrain={"tau": bl.constraints.positive},
+)
+
+
+def run(quick: bool) -> Result:
+    """Sample with default settings, and compare with the published draws."""
+    draws = bl.sample(
+        target, key=jax.random.key(0), num_draws=500 if quick else 2000, progress=False
+    ).draws
+    theta = draws["mu"][..., None] + draws["tau"][..., None] * draws["z"]
+    scalars = {"tau": draws["tau"], "mu": draws["mu"]}
+    scalars |= {f"theta[{j + 1}]": theta[..., j] for j in range(8)}
+    estimates = []
+    for name, values in scalars.items():
+        estimates += checks.against_summary(name, values, FILE["reference"][name])
+    comparisons = checks.judge(estimates)
+    what = "ten quantities, each by mean, sd and five quantiles, against published reference draws"
+    return Result(
+        checks.statement(what, comparisons),
+        comparisons,
+        [picture_of_schools(theta, draws["mu"]), picture_of_spread(draws["tau"], theta)],
+    )
+
+
+def picture_of_schools(theta, mu) -> Picture:
+    """Each school alone, and in the light of the others."""
+    figure, axes = figures.canvas(height=4.4)
+    order = np.argsort(effects)
+    for row, j in enumerate(order):
+        low, high = effects[j] - 1.645 * errors[j], effects[j] + 1.645 * errors[j]
+        axes.plot([low, high], [row + 0.17] * 2, color=figures.GREY, lw=1.5)
+        axes.plot(effects[j], row + 0.17, "o", mfc="white", color=figures.GREY, ms=7)
+        low, high = np.quantile(theta[..., j], [0.05, 0.95])
+        axes.plot([low, high], [row - 0.17] * 2, color=figures.BLUE, lw=3)
+        axes.plot(theta[..., j].mean(), row - 0.17, "o", color=figures.BLUE, ms=7)
+        published = FILE["reference"][f"theta[{j + 1}]"]["mean"]
+        axes.plot(published, row - 0.17, "|", color=figures.ORANGE, ms=14, mew=2)
+    axes.axvline(mu.mean(), color=figures.INK, ls=":", lw=1.2)
+    axes.set_yticks(range(8), [f"school {'ABCDEFGH'[j]}" for j in order])
+    axes.plot([], [], "o-", mfc="white", color=figures.GREY, label="the school alone")
+    axes.plot([], [], "o-", color=figures.BLUE, lw=3, label="in the light of the others")
+    axes.plot([], [], "|", color=figures.ORANGE, ms=12, mew=2, label="published mean")
+    axes.set(
+        xlabel="effect of coaching (points of the test)", title="Eight schools, pulled together"
+    )
+    axes.legend(loc="lower right")
+    return Picture(
+        figure,
+        "Grey: what each school measured on its own, with a 90 % interval. Blue: the posterior, "
+        "which knows all eight. Estimates move towards the common mean (dotted), those with the "
+        "largest errors most, and the intervals get shorter. Orange bars: the means of the "
+        "published draws, which the blue dots must hit, and do.",
+        "Intervals for eight schools; the posterior ones are shorter and closer together than the "
+        "measured ones.",
+    )
+
+
+def picture_of_spread(tau, theta) -> Picture:
+    """The effects as a function of the spread."""
+    figure, axes = figures.canvas(height=4.4)
+    spread, effect = np.ravel(tau), theta.reshape(-1, 8)
+    edges = np.quantile(spread, np.linspace(0, 0.98, 25))
+    bins = np.digitize(spread, edges) - 1
+    middle = [spread[bins == b].mean() for b in range(24)]
+    styles = ["-", "--", "-.", ":"]
+    colors = [figures.BLUE, figures.ORANGE]
+    for j in range(8):
+        means = [effect[bins == b, j].mean() for b in range(24)]
+        style = styles[j % 4]
+        axes.plot(middle, means, style, color=colors[j // 4], lw=1.6, label="ABCDEFGH"[j])
+    axes.set(
+        xlabel="spread between schools, tau (points)",
+        ylabel="mean effect (points)",
+        title="If schools differ by so much, then ...",
+    )
+    axes.legend(ncols=4, title="school", loc="upper left")
+    return Picture(
+        figure,
+        "The mean effect of each school for given spread tau between schools. If schools do not "
+        "differ (left), all have the same effect; the more they may differ, the more each keeps of "
+        "its own measurement. The posterior averages over tau instead of choosing a value.",
+        "Eight lines that start together at the left and fan out to the right.",
+    )
+
+
+CHAPTER = Chapter(
+    id="hierarchical",
+    system="Hierarchical model by NUTS",
+    question="Coaching was tried in eight schools: what did it do in each?",
+    data="effects of coaching in eight schools (Rubin 1981; posteriordb: eight_schools_noncentered)",
+    run=run,
+)

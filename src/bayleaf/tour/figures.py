@@ -1,0 +1,72 @@
+"""The look of the tour's pictures, and how they get into the page.
+
+Colours are Okabe and Ito's, which the colour-blind can tell apart; what differs in colour differs
+in line or marker too. Figures are made without pyplot, so that no window system is needed and no
+figure stays open. Each becomes one SVG file inside the page, with its text as outlines.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+BLUE, ORANGE, GREEN, PINK, SKY = "#0072B2", "#D55E00", "#009E73", "#B5588F", "#56B4E9"
+INK, GREY, PALE = "#222222", "#767676", "#D9D9D9"
+
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 10,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "font.size": 10,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "savefig.dpi": 160,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "bayleaf",
+}
+
+
+def canvas(width: float = 5.2, height: float = 3.9) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, that reads well on a phone."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def grid(rows: int, columns: int, width: float = 5.2, height: float = 3.9) -> tuple[Figure, Any]:
+    """A figure of several small axes."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        return figure, figure.subplots(rows, columns)
+
+
+def thinned(draws: np.ndarray, number: int = 1000) -> np.ndarray:
+    """About ``number`` of the draws, all chains pooled: enough to see."""
+    pooled = draws.reshape(-1, *draws.shape[2:])
+    return pooled[:: max(1, len(pooled) // number)]
+
+
+def density(axes: Any, draws: np.ndarray, label: str, color: str = SKY, **options: Any) -> None:
+    """A histogram of the draws, scaled to area one."""
+    axes.hist(np.ravel(draws), bins=60, density=True, color=color, label=label, **options)
+
+
+def as_svg(figure: Figure) -> str:
+    """The figure as a ``data:`` address, for the ``src`` of an image."""
+    buffer = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
