@@ -31,6 +31,7 @@ from jaxtyping import Array, ArrayLike, Float
 from bayleaf.errors import bad_argument, warn
 from bayleaf.gaussian import Gaussian
 from bayleaf.laplace import covariance_factor, find_mode, find_prior_mode
+from bayleaf.mcmc.kernel import Tuner
 from bayleaf.mcmc.moments import Moments, moments_init, moments_update
 from bayleaf.mcmc.moments import covariance_factor as chains_factor
 from bayleaf.types import Flag, Key, LogDensity, Matrix, Position, Scalar, Vector
@@ -302,7 +303,7 @@ def select(condition: Flag, yes: Any, no: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(condition, a, b), yes, no)
 
 
-class ReferenceTuner(eqx.Module):
+class ReferenceTuner(Tuner):
     """Learns the reference of an elliptical slice kernel.
 
     At the start: Newton's method. For a target with a Gaussian prior part that is all. For others
