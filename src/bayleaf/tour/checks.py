@@ -113,10 +113,12 @@ def judge(estimates: Sequence[Estimate], false_alarm: float = FALSE_ALARM) -> li
 def statement(what: str, comparisons: Sequence[Comparison]) -> str:
     """``what``, and with which tolerance and false-alarm rate the numbers were compared."""
     close = [c for c in comparisons if c.relation == "="]
-    used = max((abs(c.value - c.reference) / c.tolerance for c in close), default=0.0)
+    first = close[0]
+    used = max(abs(c.value - c.reference) / c.tolerance for c in close)
     return (
-        f"{what}: {len(close)} numbers within their Monte Carlo error, false-alarm rate "
-        f"{FALSE_ALARM:.0e} in all (the worst uses {used:.0%} of what is allowed)"
+        f"{what}. {first.quantity}: to within {first.tolerance:.2g}; all {len(close)} numbers within "
+        f"their Monte Carlo errors, with a false-alarm rate of {FALSE_ALARM:.0e} for all together "
+        f"(the worst uses {used:.0%} of what is allowed)"
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+from contextlib import AbstractContextManager
 from typing import Any
 
 import matplotlib
@@ -39,18 +40,22 @@ STYLE = {
 }
 
 
-def canvas(width: float = 5.2, height: float = 3.9) -> tuple[Figure, Any]:
-    """A figure with one pair of axes, that reads well on a phone."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots()
+def style() -> AbstractContextManager[None]:
+    """In this context figures look alike, whatever the user's own settings."""
+    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"})
 
 
-def grid(rows: int, columns: int, width: float = 5.2, height: float = 3.9) -> tuple[Figure, Any]:
+def canvas(width: float = 4.7, height: float = 3.6) -> tuple[Figure, Any]:
+    """A figure with one pair of axes, of a size that reads well on a phone."""
+    return grid(1, 1, width, height)
+
+
+def grid(
+    rows: int, columns: int, width: float = 4.7, height: float = 3.6, **options: Any
+) -> tuple[Figure, Any]:
     """A figure of several small axes."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.subplots(rows, columns)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots(rows, columns, **options)
 
 
 def thinned(draws: np.ndarray, number: int = 1000) -> np.ndarray:
@@ -67,6 +72,6 @@ def density(axes: Any, draws: np.ndarray, label: str, color: str = SKY, **option
 def as_svg(figure: Figure) -> str:
     """The figure as a ``data:`` address, for the ``src`` of an image."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(buffer, format="svg", facecolor="white", metadata={"Date": None})
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

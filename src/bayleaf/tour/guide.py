@@ -13,6 +13,7 @@ import jax
 from bayleaf.errors import bad_argument
 from bayleaf.tour.chapters import CHAPTERS
 from bayleaf.tour.entry import Chapter, Entry
+from bayleaf.tour.figures import style
 from bayleaf.tour.page import render
 from bayleaf.tour.table import open_table
 
@@ -69,7 +70,7 @@ def make_folder(out: str | Path) -> Path:
 def visit(chapter: Chapter, quick: bool) -> Entry:
     """Run one chapter, in double precision. What it raises makes an entry that is not ok."""
     began = time.perf_counter()
-    with warnings.catch_warnings(record=True) as caught, jax.enable_x64(True):
+    with warnings.catch_warnings(record=True) as caught, jax.enable_x64(True), style():
         warnings.simplefilter("always")
         try:
             result = chapter.run(quick)

@@ -10,7 +10,7 @@ import inspect
 import platform
 import sys
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import resources
 from typing import Any
 
@@ -59,7 +59,7 @@ def source(chapter: Chapter) -> str:
 
 def made() -> str:
     """By what, on what and when."""
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     python = ".".join(map(str, sys.version_info[:3]))
     device = jax.devices()[0].device_kind
     return (

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table as Grid
 
+from bayleaf.tour.checks import Comparison
 from bayleaf.tour.entry import Chapter, Entry
 
 
@@ -119,8 +120,15 @@ def numbers(entry: Entry) -> tuple[str, str, str]:
     headline = entry.headline
     if headline is None:
         return entry.checked, "", ""
-    sign = "" if headline.relation == "=" else f"{headline.relation} "
-    return headline.quantity, short(headline.value), sign + short(headline.reference)
+    return headline.quantity, short(headline.value), expected(headline)
+
+
+def expected(comparison: Comparison) -> str:
+    """The reference with what it may be off by: ``0.82 ± 0.01``, or ``≥ 0.9``."""
+    reference = short(comparison.reference)
+    if comparison.relation != "=":
+        return f"{comparison.relation} {reference}"
+    return f"{reference} ± {comparison.tolerance:.2g}"
 
 
 def short(number: float) -> str:

@@ -1,10 +1,21 @@
 """The chapters of the tour, in its order; one file each."""
 
-from bayleaf.tour.chapters import gibbs, hierarchical, nuts, slice
+from bayleaf.tour.chapters import (
+    elliptical_slice,
+    gibbs,
+    hierarchical,
+    hmc,
+    metropolis,
+    nuts,
+    slice,
+)
 
 CHAPTERS = (
+    metropolis.CHAPTER,
     gibbs.CHAPTER,
     slice.CHAPTER,
+    elliptical_slice.CHAPTER,
+    hmc.CHAPTER,
     nuts.CHAPTER,
     hierarchical.CHAPTER,
 )

@@ -35,17 +35,19 @@ def log_density(p):
     return -0.5 * (prior + jnp.sum(residuals**2))
 
 
-target = bl.Target(
-    log_density,
-    init={"mu": 0.0, "tau": 1.0, "z": jnp.zeros(8)},
-    constrain={"tau": bl.constraints.positive},
-)
+def target() -> bl.Target:
+    """Where the parameters live, and where chains start."""
+    return bl.Target(
+        log_density,
+        init={"mu": 0.0, "tau": 1.0, "z": jnp.zeros(8)},
+        constrain={"tau": bl.constraints.positive},
+    )
 
 
 def run(quick: bool) -> Result:
     """Sample with default settings, and compare with the published draws."""
     draws = bl.sample(
-        target, key=jax.random.key(0), num_draws=500 if quick else 2000, progress=False
+        target(), key=jax.random.key(0), num_draws=500 if quick else 2000, progress=False
     ).draws
     theta = draws["mu"][..., None] + draws["tau"][..., None] * draws["z"]
     scalars = {"tau": draws["tau"], "mu": draws["mu"]}

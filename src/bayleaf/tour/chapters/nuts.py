@@ -34,17 +34,19 @@ def log_density(p):
     return cauchy.logpdf(p["sigma"], 0, 2.5) + log_likelihood
 
 
-target = bl.Target(
-    log_density,
-    init={"beta": jnp.zeros(4), "sigma": 1.0},
-    constrain={"sigma": bl.constraints.positive},
-)
+def target() -> bl.Target:
+    """Where the parameters live, and where chains start."""
+    return bl.Target(
+        log_density,
+        init={"beta": jnp.zeros(4), "sigma": 1.0},
+        constrain={"sigma": bl.constraints.positive},
+    )
 
 
 def run(quick: bool) -> Result:
     """Sample with default settings, and compare with the published draws."""
     draws = bl.sample(
-        target, key=jax.random.key(0), num_draws=500 if quick else 2000, progress=False
+        target(), key=jax.random.key(0), num_draws=500 if quick else 2000, progress=False
     ).draws
     scalars = {f"beta[{i + 1}]": draws["beta"][..., i] for i in range(4)}
     scalars["sigma"] = draws["sigma"]
