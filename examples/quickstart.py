@@ -1,11 +1,11 @@
-"""A mean and a scale from six measurements: the whole path, from a log density to an interval."""
+"""A mean and a scale from twelve measurements: the whole path, from a log density to an interval."""
 
 import jax
 import jax.numpy as jnp
 
 import bayleaf as bl
 
-y = jnp.array([4.9, 6.1, 5.4, 7.2, 5.8, 6.6])
+y = jnp.array([4.9, 6.1, 5.4, 7.2, 5.8, 6.6, 5.1, 6.3, 5.9, 4.7, 6.8, 5.6])
 
 
 def log_density(p):
