@@ -15,7 +15,6 @@ order of the chains, so that every device learns the same.
 
 from __future__ import annotations
 
-
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -44,6 +43,13 @@ class Progression(NamedTuple):
     step: Count
 
 
+class Begun(NamedTuple):
+    """Where the chains were put, constrained, and the gradients spent before the first step."""
+
+    starts: Position
+    num_gradients: Any
+
+
 class Chunk(NamedTuple):
     """What some steps left behind; leading axes step and chain, ``capacity`` steps long."""
 
@@ -52,16 +58,23 @@ class Chunk(NamedTuple):
 
 
 @eqx.filter_jit
-def begin(target: LogDensity, kernel: Any, positions: Position, key: Key) -> Progression:
-    """Evaluate the starts and fill in the kernel's first parameters."""
-    states = jax.vmap(lambda position: kernel.init(target, position))(positions)
+def begin(target: Any, kernel: Any, positions: Position, key: Key) -> tuple[Progression, Begun]:
+    """Evaluate the starts, or where they lead, and fill in the kernel's first parameters."""
+    # Chain c was started with fold_in(key, c). No chain has this number.
+    key = jax.random.fold_in(key, np.uint32(0xFFFFFFFF))
+    starts = jax.vmap(target.constrain)(positions)
     tuner, tuning = kernel.tuner(), ()
+    spent = jnp.zeros(jax.tree.leaves(positions)[0].shape[0], int)
+    if tuner is not None:
+        positions, spent = jax.vmap(lambda position: kernel.approach(target, position))(positions)
+    states = jax.vmap(lambda position: kernel.init(target, position))(positions)
     if tuner is not None:
         kernel, tuning = tuner.init(target, kernel, states)
     # Weak types would become strong in the first step, and the program be compiled twice.
     arrays, rest = eqx.partition(Progression(kernel, tuning, states, key, 0), eqx.is_array)
     arrays = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), arrays)
-    return eqx.combine(arrays, rest)._replace(step=jnp.zeros((), jnp.int32))
+    progression = eqx.combine(arrays, rest)._replace(step=jnp.zeros((), jnp.int32))
+    return progression, Begun(starts, spent)
 
 
 @eqx.filter_jit
@@ -240,8 +253,10 @@ def to_host(tree: Any) -> Any:
     """NumPy arrays; of an array spread over several processes, all of it."""
 
     def fetch(leaf: Any) -> Any:
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
-            return leaf if _is_key(leaf) else np.asarray(leaf)
+        if _is_key(leaf):
+            return leaf
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return np.asarray(leaf)
         from jax.experimental import multihost_utils
 
         return multihost_utils.process_allgather(leaf, tiled=True)

@@ -11,9 +11,13 @@ Afterwards the draws are looked over, and what makes them unreliable is warned a
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +27,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from bayleaf.errors import bad_argument, warn
-from bayleaf.mcmc.foreign import Foreign
-from bayleaf.mcmc.kernel import Kernel
-from bayleaf.mcmc.nuts import NUTS
+from bayleaf.errors import CheckpointError, bad_argument, warn
+from bayleaf.run.arguments import as_kernel, as_target, check_settings
 from bayleaf.run.checkpoint import Checkpoint, restore
 from bayleaf.run.chunk import Chunk, Progression, advance, begin, capacity_for, place, to_host
 from bayleaf.run.diagnostics import Monitor, diagnose
 from bayleaf.run.fingerprint import fingerprint
-from bayleaf.trees import leaf_names
 from bayleaf.run.progress import open_progress
 from bayleaf.run.results import Run
 from bayleaf.targets import Target
+from bayleaf.trees import leaf_names
 from bayleaf.types import Key, LogDensity
 
 FIRST_CHUNK = 32
@@ -80,7 +82,7 @@ def sample(
         NonFiniteLogDensityError: no finite starting point was found; names the parameter.
         CheckpointError: the checkpoint is damaged, or belongs to another configuration.
     """
-    check_counts(num_draws, num_warmup, num_chains, key, mesh)
+    check_settings(num_draws, num_warmup, num_chains, key, checkpoint, mesh)
     session = Session.open(
         as_target(target, init), as_kernel(kernel), key, num_warmup, num_chains, init, mesh
     )
@@ -93,22 +95,30 @@ class Session:
     """A run in the making: the target, the kernel and all that has been drawn so far."""
 
     def __init__(
-        self, target: Target, tuner: Any, progression: Progression, num_warmup: int, mesh: Any
+        self,
+        target: Target,
+        tuner: Any,
+        progression: Progression,
+        starts: Any,
+        num_warmup: int,
+        mesh: Any,
     ):
         self.target = target
         self.tuner = tuner
         self.progression = progression
+        self.starts = to_host(starts)
         self.num_warmup = num_warmup
         self.mesh = mesh
         self.identity: dict[str, str] = {}
-        self.checkpoint: Checkpoint | None = None
+        self.is_saved = False
+        self.checkpoint: Checkpoint | None = None  # in the process that writes it
         self.step = 0
         self.seconds = 0.0
+        self.spent: Any = 0  # gradients before the first step
         self.warmup: list[dict[str, np.ndarray]] = []
         self.chunks: list[tuple[Any, dict[str, np.ndarray]]] = []
         self.num_chains = jax.tree.leaves(progression.states)[0].shape[0]
-        self.capacity = capacity_for(progression.states.position)
-        self.starts = to_host(jax.vmap(target.constrain)(progression.states.position))
+        self.capacity = capacity_for((progression.states.position, starts))
 
     @classmethod
     def open(
@@ -131,12 +141,10 @@ class Session:
                 f"at least 1, for {type(kernel).__name__} learns in warm-up what is not given",
                 "Give the kernel all its parameters, or leave num_warmup as it is.",
             )
-        key_start, key_run = jax.random.split(key)
-        positions = target.initial_positions(
-            key_start, num_chains, init, need_gradient=needs_gradient
-        )
-        progression = begin(target, kernel, positions, key_run)
-        session = cls(target, tuner, progression, num_warmup, mesh)
+        positions = target.initial_positions(key, num_chains, init, need_gradient=needs_gradient)
+        progression, begun = begin(target, kernel, positions, key)
+        session = cls(target, tuner, progression, begun.starts, num_warmup, mesh)
+        session.spent = to_host(begun.num_gradients)
         session.identity = fingerprint(
             target=target,
             kernel=kernel,
@@ -151,15 +159,17 @@ class Session:
 
     def save_to(self, path: str | Path) -> None:
         """Write a checkpoint from now on; take up the one that is there, if any."""
-        if not Checkpoint.exists(path):
-            self.checkpoint = Checkpoint.create(path, self.identity)
+        self.is_saved, is_writer = True, jax.process_index() == 0
+        if not agreed(Checkpoint.exists(path)):
+            self.checkpoint = Checkpoint.create(path, self.identity) if is_writer else None
             return
-        self.checkpoint = Checkpoint.open(path, self.identity)
-        self.resume(self.checkpoint.state(), str(path))
-        _, chunk = self._call(0)  # for the structure of what was saved
-        for leaves in self.checkpoint.chunks("warmup"):
+        checkpoint = Checkpoint.open(path, self.identity)
+        self.checkpoint = checkpoint if is_writer else None
+        self.resume(checkpoint.state(), str(path))
+        _, chunk = eqx.filter_eval_shape(self._call, np.int32(0))  # the structure of what was saved
+        for leaves in checkpoint.chunks("warmup"):
             self.warmup.append(jax.tree.unflatten(jax.tree.structure(chunk.stats), leaves))
-        for leaves in self.checkpoint.chunks("draws"):
+        for leaves in checkpoint.chunks("draws"):
             self.chunks.append(jax.tree.unflatten(jax.tree.structure(tuple(chunk)), leaves))
 
     def resume(self, leaves: list[Any], source: str) -> None:
@@ -209,39 +219,40 @@ class Session:
             status = {} if is_warmup else monitor.add(draws, stats | self._step_sizes(num_steps))
             display.update(self.step, status)
             if not is_first:  # the first chunk's time is that of the compiler
-                size = int(min(2 * size, self.capacity, max(1, CHUNK_SECONDS / per_step)))
+                size = agreed(min(2 * size, self.capacity, max(1, CHUNK_SECONDS / per_step)))
             is_first = False
 
     def _advance(self, num_steps: int) -> tuple[Any, dict[str, np.ndarray]]:
         """One chunk: its draws to the host, then the checkpoint."""
-        progression, chunk = self._call(num_steps)
+        progression, chunk = self._call(np.int32(num_steps))
         draws, stats = jax.tree.map(lambda leaf: by_chain(leaf, num_steps), to_host(tuple(chunk)))
         is_warmup = self.step < self.num_warmup
-        state = to_host(eqx.filter(progression, eqx.is_array)) if self.checkpoint else None
-        if self.checkpoint is not None and jax.process_index() == 0:
+        step = self.step + num_steps
+        state = to_host(eqx.filter(progression, eqx.is_array)) if self.is_saved else None
+        with undisturbed():  # the session and its checkpoint take the chunk both, or neither
+            if self.checkpoint is not None:
+                if is_warmup:
+                    self.checkpoint.append(jax.tree.leaves(stats), "warmup")
+                else:
+                    self.checkpoint.append(jax.tree.leaves((draws, stats)), "draws")
+                self.checkpoint.commit(jax.tree.leaves(state), {"step": step})
+            self.progression, self.step = progression, step
             if is_warmup:
-                self.checkpoint.append(jax.tree.leaves(stats), "warmup")
+                self.warmup.append(stats)
             else:
-                self.checkpoint.append(jax.tree.leaves((draws, stats)), "draws")
-            self.checkpoint.commit(jax.tree.leaves(state), {"step": self.step + num_steps})
-        # Only now: an interrupt before this line leaves the session where the chunk began.
-        self.progression, self.step = progression, self.step + num_steps
-        if is_warmup:
-            self.warmup.append(stats)
-        else:
-            self.chunks.append((draws, stats))
+                self.chunks.append((draws, stats))
         return draws, stats
 
-    def _call(self, num_steps: int) -> tuple[Progression, Chunk]:
-        counts = np.int32(num_steps), np.int32(self.num_warmup)
+    def _call(self, num_steps: Any) -> tuple[Progression, Chunk]:
+        counts = num_steps, np.int32(self.num_warmup)
         return advance(self.target, self.tuner, self.progression, *counts, self.capacity, self.mesh)
 
     def _step_sizes(self, num_draws: int) -> dict[str, np.ndarray]:
         """The step sizes that warm-up has arrived at, as series like the other statistics."""
-        kernel = to_host(eqx.filter(self.progression.kernel, eqx.is_array_like))
+        kernel = eqx.filter(self.progression.kernel, eqx.is_array_like)
         named = zip(leaf_names(kernel), jax.tree.leaves(kernel), strict=True)
         return {
-            name: np.full((self.num_chains, num_draws), leaf)
+            name: np.full((self.num_chains, num_draws), to_host(leaf))
             for name, leaf in named
             if name.rpartition(".")[2] == "step_size" and np.ndim(leaf) == 0
         }
@@ -249,14 +260,16 @@ class Session:
     def result(self) -> Run:
         """The run as far as it got."""
         draws, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *self.chunks)
-        warmup = [{}] if not self.warmup else self.warmup
+        warmup = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *(self.warmup or [{}]))
+        if "num_gradients" in warmup:  # a fresh array, which concatenate has made
+            warmup["num_gradients"][:, 0] += self.spent
         num_draws = jax.tree.leaves(draws)[0].shape[1]
         stats = stats | self._step_sizes(num_draws)
         kernel = self.progression.kernel
         return Run(
             draws=draws,
             stats=stats,
-            warmup_stats=jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *warmup),
+            warmup_stats=warmup,
             kernel=kernel,
             sampler=to_host(eqx.filter(self.progression, eqx.is_array)),
             num_warmup=self.num_warmup,
@@ -275,10 +288,11 @@ class Session:
         """
         session = copy.copy(self)
         session.warmup, session.seconds = [dict(run.warmup_stats)], run.seconds
+        session.spent = 0  # they are counted in the run's own statistics
         known = set(run.stats) - set(self._step_sizes(1))
         session.chunks = [(run.draws, {name: run.stats[name] for name in sorted(known)})]
         if int(run.sampler.step) != self.step:
-            session.checkpoint = None  # it has gone on without this run
+            session.checkpoint, session.is_saved = None, False  # it has gone on without this run
             session.resume(jax.tree.leaves(run.sampler), "sampler")
         return session.run(run.num_draws + num_draws, progress)
 
@@ -287,14 +301,23 @@ def attach(run: Run, target: Any, kernel: Any = None) -> Run:
     """A loaded run that knows its target again, and so can be extended.
 
     Raises:
-        CheckpointError: the saved state does not fit this target and kernel.
+        CheckpointError: the run was drawn from another target, or by another kernel.
     """
     kernel, leaves = as_kernel(kernel), jax.tree.leaves(run.sampler)
+    # The start of a bare function belongs to its target and is not known here.
+    known = {"target": target} if isinstance(target, Target) else {}
+    now = fingerprint(kernel=kernel, **known)
+    differing = [name for name in now if run.fingerprint.get(name) != now[name]]
+    if differing:
+        raise CheckpointError(
+            f"the saved run differs in {', '.join(differing)} from what it is loaded with. Give "
+            "the same ones to extend it, or none to look at it."
+        )
     start = jax.tree.map(lambda leaf: jnp.asarray(leaf[:, -1]), run.draws)
     target = as_target(target, jax.tree.map(lambda leaf: leaf[0], start))
     positions = jax.vmap(target.unconstrain)(start)
-    progression = begin(target, kernel, positions, jax.random.key(0))
-    session = Session(target, kernel.tuner(), progression, run.num_warmup, None)
+    progression, begun = begin(target, kernel, positions, jax.random.key(0))
+    session = Session(target, kernel.tuner(), progression, begun.starts, run.num_warmup, None)
     session.identity = dict(run.fingerprint)
     session.resume(leaves, "the saved run")
     return dataclasses.replace(
@@ -305,61 +328,35 @@ def attach(run: Run, target: Any, kernel: Any = None) -> Run:
     )
 
 
+def agreed(number: int | float) -> int:
+    """The same whole number in every process: that of the first one, whose clock counts."""
+    if jax.process_count() == 1:
+        return int(number)
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Ctrl-C waits until the end of the block."""
+    handler = signal.getsignal(signal.SIGINT)
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread is interrupted
+        return
+    waiting: list[Any] = []
+    signal.signal(signal.SIGINT, lambda *details: waiting.append(details))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if waiting:
+        handler(*waiting[0])
+
+
 def by_chain(leaf: np.ndarray, num_steps: int) -> np.ndarray:
     """``[step, chain, ...]`` to ``[chain, draw, ...]``, without what lies beyond the steps taken.
 
     A copy: a view would keep the whole chunk alive.
     """
     return np.swapaxes(leaf[:num_steps], 0, 1).copy()
-
-
-def as_target(target: Any, init: Any) -> Target:
-    """The target, or the target of a bare log density that starts at ``init``."""
-    if isinstance(target, Target):
-        return target
-    if not callable(target):
-        raise bad_argument(
-            "target", target, "a bl.Target, or a function that returns a log density"
-        )
-    if init is None:
-        raise bad_argument(
-            "init",
-            None,
-            "a starting point, for the target is a bare function",
-            "Pass init=, or make a bl.Target.",
-        )
-    return Target(target, init=init)
-
-
-def as_kernel(kernel: Any) -> Kernel:
-    """The kernel; NUTS when there is none; a bound algorithm as a kernel."""
-    if kernel is None:
-        return NUTS()
-    if isinstance(kernel, Kernel):
-        return kernel
-    if isinstance(kernel, type):
-        raise bad_argument(
-            "kernel", f"the class {kernel.__name__}", "an object", f"Write {kernel.__name__}(...)."
-        )
-    if hasattr(kernel, "init") and hasattr(kernel, "step"):
-        return Foreign(kernel)
-    raise bad_argument("kernel", kernel, "a kernel of bl.mcmc, or an object with init and step")
-
-
-def check_counts(num_draws: Any, num_warmup: Any, num_chains: Any, key: Any, mesh: Any) -> None:
-    """Refuse counts that are no counts, keys that are no typed key, meshes that do not divide."""
-    lowest = {"num_draws": (num_draws, 1), "num_warmup": (num_warmup, 0)}
-    lowest |= {"num_chains": (num_chains, 1)}
-    for name, (value, least) in lowest.items():
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-            raise bad_argument(name, value, f"a whole number, at least {least}")
-    dtype = getattr(key, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key) or key.shape != ():
-        raise bad_argument("key", key, "one typed key", "Use jax.random.key(seed).")
-    if mesh is not None and num_chains % mesh.size:
-        raise bad_argument(
-            "num_chains",
-            num_chains,
-            f"a multiple of the {mesh.size} devices of the mesh",
-            f"Try num_chains={-(-num_chains // mesh.size) * mesh.size}.",
-        )
