@@ -24,6 +24,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
 from bayleaf.mcmc.adaptation import HamiltonianTuner
+from bayleaf.mcmc.approach import approach
 from bayleaf.mcmc.hamiltonian import (
     MAX_ENERGY_ERROR,
     HamiltonianState,
@@ -68,7 +69,7 @@ class HMC(Kernel):
     num_steps: int = eqx.field(static=True, default=16)
     step_size: ArrayLike | None = None
     metric: Metric | None = None
-    target_acceptance: float = eqx.field(static=True, default=0.8)
+    target_acceptance: float = eqx.field(static=True, default=0.9)
     is_length_random: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self) -> None:
@@ -125,6 +126,10 @@ class HMC(Kernel):
             energy=jnp.where(is_accepted, leaf.energy, energy),
         )
         return jax.tree.map(lambda a, b: jnp.where(is_accepted, a, b), new, state), info
+
+    def approach(self, log_density: LogDensity, position: Position) -> tuple[Position, Count]:
+        """Climb to the mass of the posterior first; trajectories are bad at it."""
+        return approach(log_density, position)
 
     @property
     def needs_gradient(self) -> bool:

@@ -81,6 +81,13 @@ class Kernel(eqx.Module):
         """What learns this kernel's free parameters in warm-up; None when it has none."""
         return None
 
+    def approach(self, log_density: LogDensity, position: Position) -> tuple[Position, Any]:
+        """Where a chain that was put at ``position`` should begin to warm up, and the gradients
+        that finding it took.
+        """
+        del log_density
+        return position, 0
+
     @property
     def needs_gradient(self) -> bool:
         """Whether a chain must start where the gradient is finite too."""

@@ -29,6 +29,7 @@ from jaxtyping import Array, ArrayLike, Float, Int, UInt32
 
 from bayleaf.errors import bad_argument
 from bayleaf.mcmc.adaptation import HamiltonianTuner
+from bayleaf.mcmc.approach import approach
 from bayleaf.mcmc.hamiltonian import (
     MAX_ENERGY_ERROR,
     Front,
@@ -106,7 +107,7 @@ class NUTS(Kernel):
 
     step_size: ArrayLike | None = None
     metric: Metric | None = None
-    target_acceptance: float = eqx.field(static=True, default=0.8)
+    target_acceptance: float = eqx.field(static=True, default=0.9)
     max_depth: int = eqx.field(static=True, default=10)
 
     def __check_init__(self) -> None:
@@ -155,6 +156,10 @@ class NUTS(Kernel):
             energy=chosen.energy,
         )
         return new, info
+
+    def approach(self, log_density: LogDensity, position: Position) -> tuple[Position, Count]:
+        """Climb to the mass of the posterior first; trajectories are bad at it."""
+        return approach(log_density, position)
 
     @property
     def needs_gradient(self) -> bool:
