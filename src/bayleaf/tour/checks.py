@@ -116,8 +116,8 @@ def statement(what: str, comparisons: Sequence[Comparison]) -> str:
     first = close[0]
     used = max(abs(c.value - c.reference) / c.tolerance for c in close)
     return (
-        f"{what}. {first.quantity}: to within {first.tolerance:.2g}; all {len(close)} numbers within "
-        f"their Monte Carlo errors, with a false-alarm rate of {FALSE_ALARM:.0e} for all together "
+        f"{what}. {first.quantity}: to within {first.tolerance:.2g}; all {len(close)} numbers "
+        f"within their Monte Carlo errors, with a false-alarm rate of {FALSE_ALARM:.0e} for all together "
         f"(the worst uses {used:.0%} of what is allowed)"
     )
 

@@ -6,7 +6,9 @@ from bayleaf.tour.chapters import (
     hierarchical,
     hmc,
     metropolis,
+    neural_network,
     nuts,
+    sequential,
     slice,
 )
 
@@ -17,5 +19,7 @@ CHAPTERS = (
     elliptical_slice.CHAPTER,
     hmc.CHAPTER,
     nuts.CHAPTER,
+    neural_network.CHAPTER,
+    sequential.CHAPTER,
     hierarchical.CHAPTER,
 )

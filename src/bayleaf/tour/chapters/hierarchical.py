@@ -29,7 +29,7 @@ effects, errors = (np.array(FILE["data"][name], float) for name in ("y", "sigma"
 
 
 def log_density(p):
-    """mu ~ N(0, 5), tau ~ half-Cauchy(0, 5)."""
+    """Mu ~ N(0, 5), tau ~ half-Cauchy(0, 5)."""
     residuals = (effects - p["mu"] - p["tau"] * p["z"]) / errors
     prior = (p["mu"] / 5) ** 2 + 2 * jnp.log1p((p["tau"] / 5) ** 2) + jnp.sum(p["z"] ** 2)
     return -0.5 * (prior + jnp.sum(residuals**2))
@@ -55,13 +55,29 @@ def run(quick: bool) -> Result:
     estimates = []
     for name, values in scalars.items():
         estimates += checks.against_summary(name, values, FILE["reference"][name])
+    excess = theta - effect_given(draws["tau"])
+    for j in range(8):
+        quantity = f"theta[{j + 1}] minus its exact mean given tau"
+        estimates.append(checks.mean(quantity, excess[..., j], 0.0))
     comparisons = checks.judge(estimates)
-    what = "ten quantities, each by mean, sd and five quantiles, against published reference draws"
+    what = (
+        "ten quantities, each by mean, sd and five quantiles, against published reference draws; "
+        "and the effects against their exact means given tau"
+    )
     return Result(
         checks.statement(what, comparisons),
         comparisons,
         [picture_of_schools(theta, draws["mu"]), picture_of_spread(draws["tau"], theta)],
     )
+
+
+def effect_given(tau):
+    """The exact posterior mean of each effect if tau were known: all is Gaussian then."""
+    tau = np.asarray(tau)[..., None]
+    weight = 1 / (errors**2 + tau**2)
+    mu = np.sum(weight * effects, axis=-1, keepdims=True)
+    mu = mu / (1 / 5**2 + np.sum(weight, axis=-1, keepdims=True))
+    return (tau**2 * effects + errors**2 * mu) * weight
 
 
 def picture_of_schools(theta, mu) -> Picture:
@@ -85,7 +101,7 @@ def picture_of_schools(theta, mu) -> Picture:
     axes.set(
         xlabel="effect of coaching (points of the test)", title="Eight schools, pulled together"
     )
-    axes.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=3)
     return Picture(
         figure,
         "Grey: what each school measured on its own, with a 90 % interval. Blue: the posterior, "
@@ -98,18 +114,20 @@ def picture_of_schools(theta, mu) -> Picture:
 
 
 def picture_of_spread(tau, theta) -> Picture:
-    """The effects as a function of the spread."""
-    figure, axes = figures.canvas(height=4.4)
+    """The effects as a function of the spread: exact lines, and means of draws."""
     spread, effect = np.ravel(tau), theta.reshape(-1, 8)
-    edges = np.quantile(spread, np.linspace(0, 0.98, 25))
+    edges = np.quantile(spread, np.linspace(0, 0.98, 13))
     bins = np.digitize(spread, edges) - 1
-    middle = [spread[bins == b].mean() for b in range(24)]
-    styles = ["-", "--", "-.", ":"]
-    colors = [figures.BLUE, figures.ORANGE]
-    for j in range(8):
-        means = [effect[bins == b, j].mean() for b in range(24)]
-        style = styles[j % 4]
-        axes.plot(middle, means, style, color=colors[j // 4], lw=1.6, label="ABCDEFGH"[j])
+    figure, axes = figures.canvas(height=4.4)
+    across = np.linspace(0, edges[-1], 100)
+    lines = effect_given(across)
+    colors, markers = (figures.BLUE, figures.ORANGE), "osD^"
+    for rank, j in enumerate(np.argsort(-effects)):
+        look = {"color": colors[rank // 4], "marker": markers[rank % 4]}
+        axes.plot(across, lines[:, j], color=look["color"], lw=1.2)
+        middle = [spread[bins == b].mean() for b in range(12)]
+        means = [effect[bins == b, j].mean() for b in range(12)]
+        axes.plot(middle, means, ls="", ms=4.5, **look, label="ABCDEFGH"[j])
     axes.set(
         xlabel="spread between schools, tau (points)",
         ylabel="mean effect (points)",
@@ -118,10 +136,12 @@ def picture_of_spread(tau, theta) -> Picture:
     axes.legend(ncols=4, title="school", loc="upper left")
     return Picture(
         figure,
-        "The mean effect of each school for given spread tau between schools. If schools do not "
+        "The mean effect of each school for a given spread tau between schools. If schools do not "
         "differ (left), all have the same effect; the more they may differ, the more each keeps of "
-        "its own measurement. The posterior averages over tau instead of choosing a value.",
-        "Eight lines that start together at the left and fan out to the right.",
+        "its own measurement. Lines: exact, since all is Gaussian once tau is known. Marks: means "
+        "of the draws whose tau is near. The posterior averages over tau, which the data leave "
+        "wide open.",
+        "Eight lines that start together at the left and fan out to the right, with marks on them.",
     )
 
 

@@ -115,7 +115,7 @@ def picture_of_men(draws) -> Picture:
         "Dots: the twenty men. Each thin ellipse is one draw from the posterior, and says where 90 "
         "% of all such men would be if that draw were the truth. Their spread is what twenty men "
         "leave open.",
-        "Scatter plot of waist against weight of twenty men with forty overlapping tilted ellipses.",
+        "Waist against weight of twenty men, with forty overlapping tilted ellipses.",
     )
 
 
