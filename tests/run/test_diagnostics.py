@@ -298,3 +298,23 @@ def test_the_monitor_judges_a_single_chain_by_its_halves():
     drifting = np.linspace(0, 10, 500)[None, :, None] + _rng().normal(size=(1, 500, 1))
     assert diagnostics.live_rhat(drifting) > 1.5
     assert np.isnan(diagnostics.live_rhat(np.zeros((1, 2, 1))))
+
+
+def test_rank_statistics_are_those_of_arviz():
+    """With ties, constants in part of the chains, heavy tails and an odd number of draws."""
+    from arviz_stats.base import array_stats
+
+    from bayleaf.run.diagnostics import _rank_statistics
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_t(1, size=(3, 401, 4))
+    x[..., 1] = np.round(x[..., 1])
+    x[..., 2] = np.cumsum(rng.normal(size=(3, 401)), axis=1)
+    x[0, :, 3] = 1.0
+    rhat, ess = _rank_statistics(x)
+    np.testing.assert_allclose(rhat, array_stats.rhat(x, chain_axis=0, draw_axis=1), rtol=0.01)
+    np.testing.assert_allclose(ess, array_stats.ess(x, chain_axis=0, draw_axis=1), rtol=0.01)
+    even = x[:, :400]
+    rhat, ess = _rank_statistics(even)
+    np.testing.assert_allclose(rhat, array_stats.rhat(even, chain_axis=0, draw_axis=1), rtol=1e-12)
+    np.testing.assert_allclose(ess, array_stats.ess(even, chain_axis=0, draw_axis=1), rtol=1e-12)

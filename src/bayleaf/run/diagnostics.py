@@ -33,6 +33,7 @@ In a long run it is a tenth of the draws."""
 
 Draws = Float[np.ndarray, "chain draw scalar"]
 Flags = Bool[np.ndarray, "chain draw"]
+Scalars = Float[np.ndarray, "scalar"]
 
 
 class Finding(NamedTuple):
@@ -169,7 +170,7 @@ def _stuck_chains(x: Draws) -> Finding | None:
     )
 
 
-def _runaway(x: Draws, names: list[str], began_at: Float[np.ndarray, "scalar"]) -> Finding | None:
+def _runaway(x: Draws, names: list[str], began_at: Scalars) -> Finding | None:
     """Scalars that leave for infinity, as they do when the density cannot be normalised.
 
     A large scale alone is no fault (a population counts in millions). What is: to be far out
@@ -207,8 +208,6 @@ def _deep_trees(part: str, tree_depth: np.ndarray, limit: int | None) -> Finding
 
 def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
     """R-hat and ESS, each against what a run of this length can be asked for."""
-    from arviz_stats.base import array_stats
-
     num_chains, num_draws, num_scalars = x.shape
     if num_draws < 50:
         return []
@@ -221,9 +220,7 @@ def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
 
     # R-hat of independent draws strays above 1.01 by chance in shorter runs.
     limit = 1.01 if num_draws >= 400 else 1.1
-    with np.errstate(divide="ignore", invalid="ignore"):
-        rhat = np.asarray(array_stats.rhat(x, chain_axis=0, draw_axis=1))
-        ess = np.asarray(array_stats.ess(x, chain_axis=0, draw_axis=1))
+    rhat, ess = _rank_statistics(x)
     wanted = min(100 * min(num_chains, 4), num_chains * num_draws // 10)
     found: list[Finding | None] = []
     if (rhat > limit).any():
@@ -246,6 +243,28 @@ def _convergence(x: Draws, names: list[str]) -> list[Finding | None]:
             )
         )
     return found
+
+
+def _rank_statistics(x: Draws) -> tuple[Scalars, Scalars]:
+    """Rank-normalised R-hat and bulk ESS of each scalar, as ArviZ computes them.
+
+    Asked for both, ArviZ ranks the draws three times, which is most of the work; twice will do.
+    """
+    from arviz_stats.base import array_stats
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    def normalised(x: Draws) -> Draws:  # Vehtari et al., eq. 14
+        pooled = x.reshape(-1, x.shape[-1])
+        return ndtri((rankdata(pooled, axis=0) - 3 / 8) / (len(pooled) + 1 / 4)).reshape(x.shape)
+
+    bulk, folded = normalised(x), normalised(np.abs(x - np.median(x, axis=(0, 1))))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rhat = [
+            array_stats.rhat(z, chain_axis=0, draw_axis=1, method="split") for z in (bulk, folded)
+        ]
+        ess = array_stats.ess(bulk, chain_axis=0, draw_axis=1, method="mean")
+    return np.maximum(*rhat), np.asarray(ess)
 
 
 class Monitor:
@@ -297,7 +316,7 @@ def live_rhat(x: Draws, most_draws: int = 500) -> float:
     return float(np.nanmax(rhat)) if np.isfinite(rhat).any() else float("nan")
 
 
-def _split_rhat(x: Draws) -> Float[np.ndarray, "scalar"]:
+def _split_rhat(x: Draws) -> Scalars:
     """R-hat of each scalar; one chain is compared with itself, first half with second."""
     from arviz_stats.base import array_stats
 
@@ -336,7 +355,7 @@ def _longest_run(flags: Bool[np.ndarray, "draw"]) -> int:
     return int((ends[1::2] - ends[::2]).max(initial=0))
 
 
-def _largest(values: Float[np.ndarray, "scalar"]) -> list[int]:
+def _largest(values: Scalars) -> list[int]:
     return np.argsort(-np.nan_to_num(values, nan=-np.inf)).tolist()
 
 

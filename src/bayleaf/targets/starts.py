@@ -137,13 +137,17 @@ def find(target: Any, start: Any, key: Key, num_chains: int, need_gradient: bool
         NonFiniteLogDensityError: a chain found no point with finite log density and gradient.
     """
     num_attempts = 1 if isinstance(start, Given) else MAX_ATTEMPTS
-    shapes = jax.eval_shape(start, target, key, jnp.zeros((), int))
     if need_gradient:
-        _refuse_integers(shapes)
+        _refuse_integers(_first.eval_shape(target, start, key))
     found = _search(target, start, key, num_chains, num_attempts, need_gradient)
-    if not np.all(found.is_finite):
+    if not np.asarray(found.is_finite).all():
         raise NonFiniteLogDensityError(_explain(target, found, num_attempts))
     return found.positions
+
+
+@jax.jit  # for its shapes alone, which are then known the second time
+def _first(target: Any, start: Any, key: Key) -> Position:
+    return start(target, key, jnp.zeros((), int))
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5))
