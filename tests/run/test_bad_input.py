@@ -76,7 +76,7 @@ def test_nan_on_half_of_the_space_is_reported_with_its_share(kernel):
     assert result.draws.min() >= 0
 
 
-@pytest.mark.parametrize("kernel", [NUTS(), NUTS(max_depth=5), WALK], ids=["nuts", "short", "walk"])
+@pytest.mark.parametrize("kernel", [NUTS(max_depth=5), WALK], ids=["nuts", "walk"])
 def test_an_improper_density_is_reported(kernel):
     target = bl.Target(lambda p: -0.5 * p["a"] ** 2 + 0.0 * jnp.sum(p["b"]), init=INIT)
     result, messages = findings(target, kernel, num_draws=400)

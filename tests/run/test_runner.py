@@ -1,6 +1,10 @@
 """The runner: nothing compiled twice, draws on the host, every kind of kernel and position."""
 
 import contextlib
+import json
+import os
+import subprocess
+import sys
 import time
 
 import jax
@@ -115,7 +119,7 @@ def test_a_saved_run_goes_on_with_the_same_bits(first, tmp_path):
     with pytest.raises(bl.errors.CheckpointError, match="differs in target"):
         bl.Run.load(tmp_path / "run.npz", target=target.with_data(np.ones(3)))
     with pytest.raises(bl.errors.CheckpointError, match="differs in kernel"):
-        bl.Run.load(tmp_path / "run.npz", target=target, kernel=NUTS(target_acceptance=0.9))
+        bl.Run.load(tmp_path / "run.npz", target=target, kernel=NUTS(target_acceptance=0.7))
 
 
 def test_the_division_into_chunks_changes_no_bit(first, monkeypatch):
@@ -196,10 +200,10 @@ def test_wide_models_get_small_chunks():
 
 
 def test_what_constrain_makes_of_a_position_counts_as_its_width(monkeypatch):
-    monkeypatch.setattr(chunk, "CHUNK_BYTES", 1e6)
+    monkeypatch.setattr(chunk, "CHUNK_BYTES", 1e5)
     wide = bl.Target(
         lambda p: jnp.sum(jnp.log(jnp.diag(p["c"]))),
-        init={"c": np.eye(40)},
+        init={"c": np.eye(12)},
         constrain={"c": bl.constraints.correlation},
     )
     run = bl.sample(
@@ -212,7 +216,7 @@ def test_what_constrain_makes_of_a_position_counts_as_its_width(monkeypatch):
         **QUIET,
     )
     session = run.continuation.__self__
-    assert session.capacity == 1e6 // (2 * 8 * (40 * 40 + 40 * 39 // 2))
+    assert session.capacity == 1e5 // (2 * 8 * (12 * 12 + 12 * 11 // 2))
 
 
 def test_kernels_through_the_runner_agree_with_the_target():
@@ -316,3 +320,25 @@ def test_float32_with_scales_from_a_thousandth_to_a_thousand():
     assert run.draws.dtype == np.float32
     scaled = run.draws.astype(float) / sd
     assert_mean([scaled, scaled**2], [0.0, 1.0])
+
+
+@pytest.mark.slow
+def test_single_precision_throughout():
+    """As JAX starts when nobody asks for float64, which every other test does."""
+    program = """
+import jax, jax.numpy as jnp, numpy as np, bayleaf as bl
+sd = np.array([1e-3, 1.0, 1e3])
+target = bl.Target(
+    lambda p: -0.5 * jnp.sum((p["x"] / sd) ** 2) - p["s"],
+    init={"x": np.zeros(3), "s": 1.0},
+    constrain={"s": bl.constraints.positive},
+)
+run = bl.sample(target, key=jax.random.key(0), progress=False)
+assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(run.draws))
+print((run.draws["x"] / sd).std((0, 1)).tolist() + [float(run.draws["s"].mean())])
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "0"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(json.loads(done.stdout), 1.0, atol=0.15)
