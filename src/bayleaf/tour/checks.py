@@ -116,9 +116,9 @@ def statement(what: str, comparisons: Sequence[Comparison]) -> str:
     first = close[0]
     used = max(abs(c.value - c.reference) / c.tolerance for c in close)
     return (
-        f"{what}. {first.quantity}: to within {first.tolerance:.2g}; all {len(close)} numbers "
-        f"within their Monte Carlo errors, with a false-alarm rate of {FALSE_ALARM:.0e} for all together "
-        f"(the worst uses {used:.0%} of what is allowed)"
+        f"{what}. {len(close)} numbers must agree within their Monte Carlo errors (the first, "
+        f"{first.quantity}, within {first.tolerance:.2g}), with a false-alarm rate of "
+        f"{FALSE_ALARM:.0e} for all together; the worst uses {used:.0%} of what is allowed"
     )
 
 

@@ -74,7 +74,7 @@ def run(quick: bool) -> Result:
             estimates.append(checks.sd(f"{name}: sd of it", mine, center[i], spread[i]))
     comparisons = checks.judge(estimates)
     return Result(
-        checks.statement("the level in five years, against the exact process", comparisons),
+        checks.statement("The level in five years, against the exact process", comparisons),
         comparisons,
         [picture_of_river(runs["learnt reference"].draws, center, spread), picture_of_traces(runs)],
     )
@@ -118,7 +118,7 @@ def picture_of_traces(runs) -> Picture:
         ess = checks.effective_sample_size(level)
         cost = result.stats["num_evaluations"].mean()
         axes.plot(level[0, :400], color=colors[name], lw=0.9)
-        axes.set_title(f"{name}: {cost:.1f} evaluations a draw, {ess / level.size:.1%} independent")
+        axes.set_title(f"{name}: {cost:.1f} evaluations a draw, ESS {ess / level.size:.0%}")
         axes.label_outer()
     grid[0].sharey(grid[1])
     grid[1].set_xlabel("draw")
@@ -128,7 +128,8 @@ def picture_of_traces(runs) -> Picture:
         f"The level in {year}, draw after draw, in one chain. Below, the prior's ellipses miss "
         "what the data allow: the bracket shrinks until the step is tiny, and the chain wanders. "
         "Above, with the reference learnt in warm-up, each draw is a new one. Both have the right "
-        "posterior; the titles say what share of the draws counts as independent.",
+        "posterior, but the effective sample size (ESS, the share of draws that count as "
+        "independent) differs: any remark of the sampler below is about the plain one.",
         "Two traces of 400 draws: the upper one like noise, the lower one wandering slowly.",
     )
 

@@ -99,7 +99,7 @@ def run(quick: bool) -> Result:
         estimates.append(checks.share(quantity, is_before, by_year[year]))
     comparisons = checks.judge(estimates)
     return Result(
-        checks.statement("the rates and the year, against exact summation", comparisons),
+        checks.statement("The rates and the year, against exact summation", comparisons),
         comparisons,
         [picture_of_rates(draws), picture_of_year(draws, answer["year"])],
     )

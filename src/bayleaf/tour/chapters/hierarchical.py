@@ -61,7 +61,7 @@ def run(quick: bool) -> Result:
         estimates.append(checks.mean(quantity, excess[..., j], 0.0))
     comparisons = checks.judge(estimates)
     what = (
-        "ten quantities, each by mean, sd and five quantiles, against published reference draws; "
+        "Ten quantities, each by mean, sd and five quantiles, against published reference draws; "
         "and the effects against their exact means given tau"
     )
     return Result(
@@ -149,6 +149,6 @@ CHAPTER = Chapter(
     id="hierarchical",
     system="Hierarchical model by NUTS",
     question="Coaching was tried in eight schools: what did it do in each?",
-    data="effects of coaching in eight schools (Rubin 1981; posteriordb: eight_schools_noncentered)",
+    data="coaching in eight schools (Rubin 1981; posteriordb: eight_schools_noncentered)",
     run=run,
 )

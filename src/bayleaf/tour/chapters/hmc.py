@@ -93,7 +93,7 @@ def run(quick: bool) -> Result:
     excess = max(abs(c.value - c.reference) / c.tolerance for c in wrong)
     seen = "error with the printed signs, in units of what is allowed"
     comparisons.append(checks.Comparison(seen, excess, 1.0, relation="≥"))
-    what = "ten coefficients, against the exact Gaussian; the printed signs must fail by it"
+    what = "Ten coefficients, against the exact Gaussian; the printed signs must fail by it"
     return Result(
         checks.statement(what, comparisons),
         comparisons,
@@ -163,7 +163,7 @@ def picture_of_signs(draws, printed) -> Picture:
         figure,
         "The posterior of one coefficient. Filled: HMC with the right acceptance rule, which "
         "follows the exact black curve. Orange outline: the same moves accepted by the rule as the "
-        "talk prints it. It welcomes moves to improbable places, and the result is far too wide.",
+        "talk prints it. It welcomes moves to improbable places, and the result is too wide.",
         "A filled histogram under a bell curve, and a much wider outlined histogram.",
     )
 

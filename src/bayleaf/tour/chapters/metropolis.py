@@ -83,7 +83,7 @@ def run(quick: bool) -> Result:
             estimates.append(checks.sd(f"{name}: sd of the {quantity}", mine, center, spread))
     comparisons = checks.judge(estimates)
     return Result(
-        checks.statement("slope and intercept by three proposals, against a grid", comparisons),
+        checks.statement("Slope and intercept by three proposals, against a grid", comparisons),
         comparisons,
         [picture_of_tumours(draws["random walk"]), picture_of_draws(draws, intercept, slope, p)],
     )
@@ -115,7 +115,7 @@ def picture_of_tumours(draws) -> Picture:
 
 def picture_of_draws(draws, intercept, slope, p) -> Picture:
     """The three clouds on the exact contours."""
-    figure, grid = figures.grid(1, 3, height=3.7)
+    figure, grid = figures.grid(1, 3)
     # Contours that hold 50, 90 and 99 % of the exact posterior.
     ranked = np.sort(p.ravel())
     levels = [ranked[np.searchsorted(np.cumsum(ranked), 1 - share)] for share in (0.99, 0.9, 0.5)]

@@ -79,7 +79,7 @@ def run(quick: bool) -> Result:
     )
     comparisons = [checks.Comparison(*numbers, relation="≥") for numbers in at_least]
     what = (
-        "unseen digits against logistic regression; not more sure than right (binomial bound, "
+        "Unseen digits against logistic regression; not more sure than right (binomial bound, "
         "1e-6); and E[-w . grad log p] of each layer, which is its number of weights exactly"
     )
     return Result(
@@ -150,7 +150,10 @@ def picture_of_unsure(bayes, unseen) -> Picture:
         figure,
         "The five unseen digits of which the network is least sure, and last the one of which it "
         "is surest. Bars: its probability of each digit from 0 to 9, blue for what it really is. "
-        "A person hesitates at the same pictures; the doubt is spread over digits that look alike.",
+        "The doubt is spread over digits that look alike, at pictures where a person would "
+        "hesitate. (Hidden units can trade places without a change in what a network says, so the "
+        "chains do not agree on single weights, as the sampler remarks below; no check here "
+        "depends on that.)",
         "Six small images of handwritten digits, each above a bar chart of ten probabilities.",
     )
 
@@ -184,7 +187,8 @@ def picture_of_reliability(bayes, truth, scores) -> Picture:
         "Unseen digits in eight groups, by how sure the network is. Dots above the dotted line "
         "mean that it is right more often than it says: this posterior is careful, above all where "
         "it hesitates, and never claims too much. Named rightly, and log-likelihood of a digit: "
-        f"{table}. Averaging over networks reads more digits; for its care it pays in likelihood.",
+        f"{table}. Averaging over networks names more digits rightly than the most probable "
+        "network does; that it is too careful about easy ones costs it likelihood.",
         "Eight dots on or above the diagonal of a plot of accuracy against confidence.",
     )
 

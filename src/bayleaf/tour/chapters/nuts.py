@@ -55,7 +55,7 @@ def run(quick: bool) -> Result:
         label = LABELS[int(name[5]) - 1] if name.startswith("beta") else "sigma"
         estimates += checks.against_summary(label, values, FILE["reference"][name])
     comparisons = checks.judge(estimates)
-    what = "five parameters, each by mean, sd and five quantiles, against published reference draws"
+    what = "Five parameters, each by mean, sd and five quantiles, against published reference draws"
     return Result(
         checks.statement(what, comparisons),
         comparisons,
@@ -65,7 +65,7 @@ def run(quick: bool) -> Result:
 
 def picture_of_scores(draws) -> Picture:
     """The children, and the two lines."""
-    figure, axes = figures.canvas()
+    figure, axes = figures.canvas(4.1, 3.4)
     across = np.linspace(iq.min(), iq.max(), 60)
     beta = figures.thinned(draws["beta"], 1000)
     kinds = (
@@ -97,7 +97,7 @@ def picture_of_scores(draws) -> Picture:
 
 def picture_of_needle(draws) -> Picture:
     """Two coefficients against each other."""
-    figure, axes = figures.canvas()
+    figure, axes = figures.canvas(4.1, 3.4)
     beta = figures.thinned(draws["beta"], 1500)
     axes.plot(beta[:, 1], beta[:, 3], ".", color=figures.BLUE, ms=3, alpha=0.5, rasterized=True)
     correlation = np.corrcoef(beta[:, 1], beta[:, 3])[0, 1]
@@ -118,7 +118,7 @@ def picture_of_needle(draws) -> Picture:
 
 def picture_of_quantiles(scalars) -> Picture:
     """Quantiles of the run beside those of the reference."""
-    figure, axes = figures.canvas()
+    figure, axes = figures.canvas(4.1, 3.4)
     for row, (name, values) in enumerate(scalars.items()):
         reference = FILE["reference"][name]
         q = np.array(list(reference["q"].values()))
@@ -138,8 +138,8 @@ def picture_of_quantiles(scalars) -> Picture:
     return Picture(
         figure,
         "For each parameter the values below which 5, 25, 50, 75 and 95 % of the posterior lie: "
-        "circles from the published draws of another program, bars from this run. Each bar is in "
-        "its circle.",
+        "circles from the published draws of another program, bars from this run. The bars sit "
+        "in the circles, up to the sampling error of both.",
         "Five rows of five circles, each with a bar in it.",
     )
 

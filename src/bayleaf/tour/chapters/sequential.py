@@ -114,7 +114,7 @@ def run(quick: bool) -> Result:
             checks.Estimate(f"{LABELS[i]}: sd", sds[i], exact_sds[i], sd_error[i], ess),
         ]
     comparisons = checks.judge(estimates)
-    what = "the posterior after six groups in sequence, against the exact one of all patients"
+    what = "The posterior after six groups in sequence, against the exact one of all patients"
     return Result(
         checks.statement(what, comparisons),
         comparisons,

@@ -82,7 +82,7 @@ def run(quick: bool) -> Result:
     comparisons = checks.judge(estimates)
     return Result(
         checks.statement(
-            "the skewed posterior of the correlation, against quadrature", comparisons
+            "The skewed posterior of the correlation, against quadrature", comparisons
         ),
         comparisons,
         [picture_of_men(draws), picture_of_correlation(draws, rho, p)],
