@@ -12,10 +12,12 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import bayleaf as bl
+from bayleaf.run import chunk
 from tests.tools.statistics import assert_same
 
 PROGRAM = """
@@ -90,6 +92,18 @@ def finish(*processes):
     for process, (_, errors) in zip(processes, results, strict=True):
         assert process.returncode == 0, errors
     return [output for output, _ in results]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3), (4, 2, 1), (4, 0)])
+@pytest.mark.parametrize("dtype", [bool, np.int8, np.uint32, np.int64, np.float16, np.float64])
+def test_states_travel_as_bytes_and_arrive_bit_for_bit(dtype, shape):
+    leaf = jnp.asarray(np.random.default_rng(0).integers(0, 200, shape)).astype(dtype)
+    leaf = -leaf if np.dtype(dtype).kind in "if" else leaf
+    row = chunk._as_bytes(leaf)
+    assert row.shape[0] == 4
+    arrived = chunk._from_bytes(row, leaf[:2])  # of other chains more, but of the same kind
+    assert arrived.dtype == leaf.dtype
+    np.testing.assert_array_equal(arrived, leaf)
 
 
 @pytest.fixture(scope="module")

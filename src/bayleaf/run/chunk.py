@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, UInt8
 
 from bayleaf.trees import leaf_names
 from bayleaf.types import Count, Key, LogDensity, Position
@@ -138,7 +139,13 @@ class _Layout(NamedTuple):
             return tree
 
         def collect(tree: Any) -> Any:
-            return jax.tree.map(lambda x: jax.lax.all_gather(x, self.axes, tiled=True), tree)
+            # All leaves as bytes in one message: each message costs a round trip.
+            leaves, structure = jax.tree.flatten(tree)
+            rows = [_as_bytes(leaf) for leaf in leaves]
+            ends = np.cumsum([row.shape[1] for row in rows])[:-1]
+            message = jax.lax.all_gather(jnp.concatenate(rows, 1), self.axes, tiled=True)
+            parts = zip(jnp.split(message, ends, 1), leaves, strict=True)
+            return jax.tree.unflatten(structure, [_from_bytes(*part) for part in parts])
 
         shapes = jax.eval_shape(collect, tree)
         nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
@@ -198,6 +205,20 @@ def _advance(
     step = progression.step + num_steps
     kernel = eqx.combine(arrays, rest)
     return Progression(kernel, tuning, states, progression.key, step), Chunk(draws, stats)
+
+
+def _as_bytes(leaf: Array) -> UInt8[Array, "chain byte"]:
+    whole = leaf.astype(jnp.uint8) if leaf.dtype == bool else leaf
+    return jax.lax.bitcast_convert_type(whole, jnp.uint8).reshape(leaf.shape[0], -1)
+
+
+def _from_bytes(row: UInt8[Array, "chain byte"], like: Array) -> Array:
+    """The inverse of `_as_bytes` for the type and the shape, but for the chains, of ``like``."""
+    shape, size = (row.shape[0], *like.shape[1:]), like.dtype.itemsize
+    if like.dtype == bool:
+        return row.reshape(shape).astype(bool)
+    row = row.reshape(shape if size == 1 else (*shape, size))
+    return jax.lax.bitcast_convert_type(row, like.dtype)
 
 
 def _kept(states: Any, infos: Any) -> tuple[Any, Any]:
