@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from arviz_stats.base import array_stats
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy import stats
 
 FALSE_ALARM = 1e-6
@@ -23,6 +23,7 @@ SMALLEST_ESS = 50
 """With fewer effective draws no standard error is to be believed, and a comparison fails."""
 
 Draws = Float[np.ndarray, "chain draw"]
+Flags = Bool[np.ndarray, "chain draw"]
 
 
 class Comparison(NamedTuple):
@@ -75,7 +76,7 @@ def sd(
 
 
 def share(
-    quantity: str, is_inside: Draws, probability: float, reference_ess: float = np.inf
+    quantity: str, is_inside: Flags, probability: float, reference_ess: float = np.inf
 ) -> Estimate:
     """The share of draws for which something holds, against its probability.
 

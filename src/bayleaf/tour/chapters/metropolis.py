@@ -141,7 +141,7 @@ def picture_of_draws(draws, intercept, slope, p) -> Picture:
 
 CHAPTER = Chapter(
     id="metropolis",
-    system="Metropolis-Hastings: random walk, independence, Langevin",
+    system="Metropolis-Hastings, three proposals",
     question="Does a large cell nucleus mean that a breast tumour is malignant?",
     data="569 breast tumours (Wisconsin diagnostic data, from scikit-learn)",
     run=run,

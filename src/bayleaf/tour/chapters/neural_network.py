@@ -97,7 +97,7 @@ def identity_of_layers(target, draws):
     estimates = []
     for name, w, g in zip(LAYERS, jax.tree.leaves(draws), jax.tree.leaves(gradient), strict=True):
         product = -np.asarray(w * g, np.float64).reshape(*w.shape[:2], -1).sum(axis=-1)
-        estimates.append(checks.mean(f"identity of the {name}", product, w[0, 0].size))
+        estimates.append(checks.mean(f"identity of the {name}", product, float(w[0, 0].size)))
     return estimates
 
 
