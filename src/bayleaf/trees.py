@@ -9,6 +9,7 @@ share one compiled program.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import equinox as eqx
@@ -40,8 +41,15 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 
 def leaf_names(tree: Any) -> list[str]:
-    """The name of each leaf, in the order of ``jax.tree.leaves``."""
-    return [path_name(path) for path, _ in jtu.tree_leaves_with_path(tree)]
+    """The name of each leaf, in the order of ``jax.tree.leaves``; no name occurs twice."""
+    # {"a": {"b": 1}, "a.b": 2} gives the same path twice, and a dict keyed by name would lose one.
+    seen: Counter[str] = Counter()
+    names = []
+    for path, _ in jtu.tree_leaves_with_path(tree):
+        name = path_name(path)
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
 
 
 def as_arrays(tree: Any, argument: str) -> Any:

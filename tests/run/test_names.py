@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from bayleaf.errors import BayleafError
-from bayleaf.run.names import flat_draws, leaf_names, listing, scalar_names, select_scalars
+from bayleaf.run.names import flat_draws, listing, scalar_names, select_scalars
+from bayleaf.trees import leaf_names
 
 
 class Pair(NamedTuple):

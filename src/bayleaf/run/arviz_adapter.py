@@ -16,7 +16,7 @@ import numpy as np
 
 from bayleaf import __version__
 from bayleaf.errors import BayleafError
-from bayleaf.run.names import leaf_names
+from bayleaf.trees import leaf_names
 
 if TYPE_CHECKING:
     from bayleaf.run.results import Run

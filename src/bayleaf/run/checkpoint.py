@@ -24,7 +24,7 @@ import numpy as np
 
 from bayleaf.errors import CheckpointError
 from bayleaf.run import archive
-from bayleaf.run.names import leaf_names
+from bayleaf.trees import leaf_names
 
 _STATE = "state.npz"
 

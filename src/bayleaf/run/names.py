@@ -1,15 +1,14 @@
 """Names for the scalars inside a pytree: ``beta[2]``, ``layers[0].weight[1,2]``.
 
 A report that says which parameter is in trouble needs a name for every number. The name of a leaf
-is its path in the tree, written as Python would write it; the name of a scalar adds its index in
-the leaf. A tree that is a single bare array is called ``x``.
+is its path in the tree (`bayleaf.trees.leaf_names`); the name of a scalar adds its index in the
+leaf. A tree that is a single bare array is called ``x``.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,12 +17,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bayleaf.errors import bad_argument
-
-
-def leaf_names(tree: Any) -> list[str]:
-    """One name for each leaf, in the order of ``jax.tree.leaves``; no name occurs twice."""
-    paths = [path for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0]]
-    return _distinct([_joined(path) for path in paths])
+from bayleaf.trees import leaf_names
 
 
 def scalar_names(tree: Any, num_leading: int = 0) -> list[str]:
@@ -81,34 +75,5 @@ def listing(names: Sequence[str], most: int = 3) -> str:
     return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
 
 
-def _joined(path: Sequence[Any]) -> str:
-    name = ""
-    for entry in path:
-        match entry:
-            case jax.tree_util.GetAttrKey(name=attribute):
-                name += f".{attribute}"
-            case jax.tree_util.DictKey(key=str() as key):
-                name += f".{key}"
-            case jax.tree_util.DictKey(key=key):
-                name += f"[{key!r}]"
-            case jax.tree_util.SequenceKey(idx=index):
-                name += f"[{index}]"
-            case jax.tree_util.FlattenedIndexKey(key=key):
-                name += f"[{key}]"
-            case other:
-                name += str(other)
-    return name[1:] if name.startswith(".") else "x" + name
-
-
 def _subscript(index: tuple[int, ...]) -> str:
     return f"[{','.join(map(str, index))}]" if index else ""
-
-
-def _distinct(names: list[str]) -> list[str]:
-    # {"a": {"b": 1}, "a.b": 2} gives the same path twice, and a dict keyed by name would lose one.
-    seen: Counter[str] = Counter()
-    result = []
-    for name in names:
-        seen[name] += 1
-        result.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
-    return result

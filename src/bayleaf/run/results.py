@@ -17,8 +17,9 @@ import numpy as np
 from bayleaf.errors import CheckpointError, bad_argument
 from bayleaf.run import archive
 from bayleaf.run.diagnostics import Finding
-from bayleaf.run.names import leaf_names, listing
+from bayleaf.run.names import listing
 from bayleaf.run.summary import Summary, summarize
+from bayleaf.trees import leaf_names
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
