@@ -47,6 +47,23 @@ def test_the_density_on_the_unconstrained_space_has_the_jacobian():
     np.testing.assert_allclose(target.unconstrain(x)["sigma"], 0.4)
 
 
+def test_plain_numbers_can_be_unconstrained():
+    u = target_of().unconstrain({"mu": np.zeros(3), "sigma": 2.0})
+    np.testing.assert_allclose(u["sigma"], np.log(2.0))
+
+
+def test_a_target_can_be_made_of_traced_values():
+    """Their checks are left out: a traced value has no truth yet."""
+
+    @jax.jit
+    def value(start, upper):
+        bounds = c.interval(0.0, upper)
+        target = bl.Target(lambda x: jnp.log(x), init=start, constrain=bounds)
+        return target(jnp.zeros(()))
+
+    np.testing.assert_allclose(value(0.5, 4.0), np.log(2.0))
+
+
 def test_a_target_is_a_function_to_jax():
     u = target_of().unconstrain(jax.tree.map(jnp.asarray, POINT))
     target = target_of()
@@ -304,6 +321,10 @@ def test_a_posterior_is_prior_and_likelihood():
     np.testing.assert_allclose(target(U), expected)
     np.testing.assert_allclose(target.log_prior(x), log_prior(x))
     np.testing.assert_allclose(target.subsample(KEY, 10)(U), expected)
+    batch = target.subsample(KEY, 5)
+    parts = batch.log_prior(x) + batch.total_log_likelihood(x) + U["sigma"]
+    np.testing.assert_allclose(batch(U), parts)
+    np.testing.assert_allclose(batch.total_log_likelihood(x), 2 * batch.log_likelihood(x).sum())
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 5])

@@ -1,10 +1,9 @@
 r"""Smooth bijections from unconstrained reals to where a parameter lives.
 
-Samplers move on :math:`u \in R^n`; a parameter is :math:`x = c(u)`. The density of :math:`u` is
-that of :math:`x` times :math:`|\det dx/du|`, whose logarithm is `log_jacobian`. Where x has more
-numbers than degrees of freedom, dx runs over free coordinates, named in each class; a density
-with respect to them is what one finds in books (Dirichlet: the first K-1 entries; LKJ: the
-strictly lower triangle).
+Samplers move on $u \in R^n$; a parameter is $x = c(u)$. The density of $u$ is that of $x$ times
+$|\det dx/du|$, whose logarithm is `log_jacobian`. Where x has more numbers than degrees of freedom,
+dx runs over free coordinates, named in each class; a density with respect to them is what one finds
+in books (Dirichlet: the first K-1 entries; LKJ: the strictly lower triangle).
 
     constrain(u) -> x    unconstrain(x) -> u    log_jacobian(u) -> scalar
     unconstrained_shape(shape of x) -> shape of u    check(x, name): raises, naming what is violated

@@ -6,8 +6,10 @@ import math
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
@@ -41,7 +43,9 @@ class Constraint(eqx.Module):
         return None
 
     def check(self, x: ArrayLike, name: str = "x") -> None:
-        """Raise if ``x`` is outside; not for traced values."""
+        """Raise if ``x`` is outside; what is traced has no value yet and passes."""
+        if any(isinstance(leaf, Tracer) for leaf in (x, *jax.tree.leaves(self))):
+            return
         x = np.asarray(x)
         if not np.all(np.isfinite(x)):
             raise bad_argument(name, shown(x), "finite numbers")

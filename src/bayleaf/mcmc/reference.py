@@ -179,8 +179,7 @@ def prior_part(log_density: LogDensity, position: Position) -> PriorPart | None:
     prior = jax.tree.map(lambda leaf: leaf.astype(x.dtype), prior)
 
     def log_likelihood(y: Vector) -> Scalar:
-        value = jnp.sum(log_density.log_likelihood(unravel(y)))
-        return (log_density.model.scale * value).astype(y.dtype)
+        return log_density.total_log_likelihood(unravel(y)).astype(y.dtype)
 
     return PriorPart(prior, log_likelihood)
 

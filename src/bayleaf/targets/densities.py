@@ -75,9 +75,8 @@ class Posterior(eqx.Module):
         """On the unconstrained space, with the log-Jacobian."""
         x = self.constraints.constrain(u)
         prior = self.log_prior(x)
-        likelihood = jnp.sum(self.log_likelihood(x)).astype(prior.dtype)
-        scaled = self.scale.astype(prior.dtype) * likelihood
-        return prior + scaled + self.constraints.log_jacobian(u)
+        likelihood = self.total_log_likelihood(x).astype(prior.dtype)
+        return prior + likelihood + self.constraints.log_jacobian(u)
 
     def constrain(self, u: Position) -> Position:
         """The parameters at ``u``."""
@@ -108,6 +107,11 @@ class Posterior(eqx.Module):
                 "Return the terms and not their sum: mini-batches and ArviZ need them.",
             )
         return values
+
+    def total_log_likelihood(self, x: Position) -> Scalar:
+        """The sum over all examples, as the batch estimates it."""
+        total = jnp.sum(self.log_likelihood(x))
+        return self.scale.astype(total.dtype) * total
 
     def subsample(self, key: Key, batch_size: int) -> Posterior:
         """The same posterior seen through a random batch, its likelihood scaled by N/n."""

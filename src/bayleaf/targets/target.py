@@ -42,7 +42,7 @@ class Target(eqx.Module):
         data: a pytree of arrays that is handed to ``log_density``. Data that are passed here and
             not closed over can be replaced (`with_data`) without compiling again.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp, bayleaf as bl
         >>> def log_density(params):
         ...     return -params["rate"]
@@ -197,8 +197,8 @@ class Target(eqx.Module):
         return self.model.constrain(u)
 
     def unconstrain(self, x: Position) -> Position:
-        """The unconstrained position of the parameters ``x``."""
-        return self.model.unconstrain(x)
+        """The unconstrained position of the parameters ``x``, arrays or plain numbers."""
+        return self.model.unconstrain(as_arrays(x, "x"))
 
     def initial_positions(
         self, key: Key, num_chains: int, init: Any = None, *, need_gradient: bool = True
@@ -265,6 +265,13 @@ class Target(eqx.Module):
     def log_likelihood(self, params: Position) -> Any:
         """Log-likelihood of (constrained) parameters, one number for each example."""
         return self._part("log_likelihood")(params)
+
+    def total_log_likelihood(self, params: Position) -> Scalar:
+        """The sum of `log_likelihood`, times N/n where the target sees a batch of n of N examples.
+
+        With `log_prior` it makes up the log density of the constrained parameters.
+        """
+        return self._part("total_log_likelihood")(params)
 
     @property
     def prior(self) -> Gaussian:
