@@ -14,11 +14,22 @@ if TYPE_CHECKING:
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
-    from bayleaf.targets import Target
+    from bayleaf.targets import Target, likelihoods, networks
 
 __version__ = "0.1.0"
 
-__all__ = ["Gaussian", "Run", "Target", "__version__", "constraints", "errors", "mcmc", "sample"]
+__all__ = [
+    "Gaussian",
+    "Run",
+    "Target",
+    "__version__",
+    "constraints",
+    "errors",
+    "likelihoods",
+    "mcmc",
+    "networks",
+    "sample",
+]
 
 # Where each lazy name lives: a module (value None) or an attribute of a module.
 _HOMES: dict[str, tuple[str, str | None]] = {
@@ -27,7 +38,9 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "Target": ("bayleaf.targets", "Target"),
     "constraints": ("bayleaf.constraints", None),
     "errors": ("bayleaf.errors", None),
+    "likelihoods": ("bayleaf.targets.likelihoods", None),
     "mcmc": ("bayleaf.mcmc", None),
+    "networks": ("bayleaf.targets.networks", None),
     "sample": ("bayleaf.run.runner", "sample"),
 }
 

@@ -10,8 +10,9 @@ from bayleaf.mcmc.hmc import HMC
 from bayleaf.mcmc.kernel import Algorithm, Kernel, Tuner
 from bayleaf.mcmc.langevin import SGHMC, SGLD
 from bayleaf.mcmc.metropolis import Independence, Langevin, MetropolisHastings, RandomWalk
+from bayleaf.mcmc.minibatch import ControlVariate
 from bayleaf.mcmc.nuts import NUTS
-from bayleaf.mcmc.reference import StudentReference, laplace_reference
+from bayleaf.mcmc.reference import StudentReference, TiltedPrior, laplace_reference
 from bayleaf.mcmc.slice import HitAndRunSlice, Slice
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "SGLD",
     "Algorithm",
     "Conditional",
+    "ControlVariate",
     "EllipticalSlice",
     "Foreign",
     "Gibbs",
@@ -32,6 +34,7 @@ __all__ = [
     "RandomWalk",
     "Slice",
     "StudentReference",
+    "TiltedPrior",
     "Tuner",
     "from_blackjax",
     "laplace_reference",
