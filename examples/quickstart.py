@@ -1,4 +1,4 @@
-"""A mean and a scale from twelve measurements: the whole path, from a log density to an interval."""
+"""A mean and a scale from twelve measurements: the whole path, from log density to interval."""
 
 import jax
 import jax.numpy as jnp

@@ -9,8 +9,8 @@ transient are forgotten. The last tenth of the warm-up keeps the metric and sett
 Pooling the chains is what makes a short warm-up possible: four chains know a covariance after a
 quarter of the steps, and see where they disagree.
 
-Source: windows, Seyboldt, Carlson & Carpenter (2026), section 4; step size, Hoffman & Gelman (2014),
-section 3.2.1.
+Source: windows, Seyboldt, Carlson & Carpenter (2026), section 4; step size, Hoffman & Gelman
+(2014), section 3.2.1.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from bayleaf.mcmc.fisher import fisher_dense, fisher_diagonal, fisher_low_rank
@@ -148,7 +149,7 @@ class HamiltonianTuner(Tuner):
 
 def rows(tree: Any) -> Float[Array, "chain dim"]:
     """One raveled row a chain."""
-    return jax.vmap(lambda t: jax.flatten_util.ravel_pytree(t)[0])(tree)
+    return jax.vmap(lambda t: ravel_pytree(t)[0])(tree)
 
 
 def num_slots(num_chains: int, dim: int) -> int:

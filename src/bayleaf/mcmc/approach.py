@@ -68,7 +68,7 @@ def approach(log_density: LogDensity, position: Position) -> tuple[Position, Cou
             x,
             value,
             gradient,
-            -descent,
+            -jnp.asarray(descent),
             memory,
             jnp.ones_like(at.length),
             jnp.append(at.heights[1:], value),
@@ -82,6 +82,7 @@ def approach(log_density: LogDensity, position: Position) -> tuple[Position, Cou
     descent, memory = lbfgs.update(-gradient, lbfgs.init(start), start)
     heights = jnp.full(PATIENCE, -jnp.inf, value.dtype).at[-1].set(value)
     tries = jnp.ones((), jnp.int32)
-    at = _Ascent(start, value, gradient, -descent, memory, jnp.ones_like(value), heights, tries)
+    direction = -jnp.asarray(descent)
+    at = _Ascent(start, value, gradient, direction, memory, jnp.ones_like(value), heights, tries)
     at = jax.lax.while_loop(is_climbing, attempt, at)
     return unravel(at.x), at.tries

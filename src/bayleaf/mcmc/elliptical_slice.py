@@ -191,7 +191,9 @@ def factor(
 
 def configured(reference: Reference | None, prior: PriorPart | None) -> Reference:
     """The reference, or the prior in its place, or the error that says how to get one."""
-    if reference is None and prior is None:
+    if reference is not None:
+        return reference
+    if prior is None:
         raise bad_argument(
             "reference",
             None,
@@ -199,4 +201,4 @@ def configured(reference: Reference | None, prior: PriorPart | None) -> Referenc
             "Use Target.from_gaussian_prior, laplace_reference(target, position), or bl.sample "
             "with num_warmup > 0.",
         )
-    return untilted(prior.gaussian) if reference is None else reference
+    return untilted(prior.gaussian)

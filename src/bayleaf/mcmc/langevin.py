@@ -41,6 +41,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jax.tree_util import Partial
 from jaxtyping import Array, ArrayLike, Float
@@ -229,7 +230,7 @@ class SGHMC(Kernel):
     def to_sgd(self, num_data: int = 1) -> tuple[Array, Array]:
         """Learning rate and momentum factor: the inverse of `from_sgd`, for a fixed step size."""
         eps = step_size_at(self.step_size, jnp.zeros((), jnp.int32), jnp.result_type(float))
-        mu = jnp.exp(-self.friction * eps)
+        mu = jnp.exp(-jnp.asarray(self.friction) * eps)
         return num_data * eps**2 * (1 + mu) / 2, mu
 
     def init(self, log_density: LogDensity, position: Position) -> SGHMCState:
@@ -338,7 +339,7 @@ def _check_friction(step_size: Any, friction: ArrayLike) -> None:
 
 def _check_inverse_mass(inverse_mass: Any) -> None:
     for leaf in jax.tree.leaves(inverse_mass):
-        is_traced = isinstance(leaf, jax.core.Tracer)
+        is_traced = isinstance(leaf, Tracer)
         if not is_traced and not np.all((np.asarray(leaf) > 0) & np.isfinite(leaf)):
             raise bad_argument("inverse_mass", leaf, "positive numbers (variances)")
 
@@ -365,6 +366,6 @@ def _as_leaf(step_size: Any) -> Any:
 
 def _number(value: Any) -> float | None:
     """A concrete number, or None for what is known only at run time."""
-    if value is None or callable(value) or isinstance(value, jax.core.Tracer):
+    if value is None or callable(value) or isinstance(value, Tracer):
         return None
     return float(value) if np.ndim(value) == 0 else None

@@ -264,7 +264,7 @@ def _rank_statistics(x: Draws) -> tuple[Scalars, Scalars]:
             array_stats.rhat(z, chain_axis=0, draw_axis=1, method="split") for z in (bulk, folded)
         ]
         ess = array_stats.ess(bulk, chain_axis=0, draw_axis=1, method="mean")
-    return np.maximum(*rhat), np.asarray(ess)
+    return np.maximum(rhat[0], rhat[1]), np.asarray(ess)
 
 
 class Monitor:
