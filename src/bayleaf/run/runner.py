@@ -282,18 +282,16 @@ class Session:
         )
 
     def _extend(self, run: Run, num_draws: int, *, progress: bool) -> Run:
-        """The continuation of a run: the session may have gone further since, so it starts at it.
+        """The continuation of a run, in a session of its own, which takes the checkpoint over.
 
-        The draws of ``run`` become the first chunk, and the saved state is taken up.
+        Extending the same run again gives the same draws and writes nothing.
         """
         session = copy.copy(self)
+        self.is_saved, self.checkpoint = False, None
         session.warmup, session.seconds = [dict(run.warmup_stats)], run.seconds
         session.spent = 0  # they are counted in the run's own statistics
         known = set(run.stats) - set(self._step_sizes(1))
         session.chunks = [(run.draws, {name: run.stats[name] for name in sorted(known)})]
-        if int(run.sampler.step) != self.step:
-            session.checkpoint, session.is_saved = None, False  # it has gone on without this run
-            session.resume(jax.tree.leaves(run.sampler), "sampler")
         return session.run(run.num_draws + num_draws, progress)
 
 
