@@ -38,11 +38,13 @@ def run_tour(
     folder = make_folder(out)
     entries = []
     with open_table(chapters) as table:
-        for chapter in chapters:
-            table.begin(chapter)
-            entries.append(visit(chapter, quick))
-            table.end(entries[-1])
-            write(folder, entries, quick)  # so that an interrupted tour leaves what it has
+        try:
+            for chapter in chapters:
+                table.begin(chapter)
+                entries.append(visit(chapter, quick))
+                table.end(entries[-1])
+        finally:
+            write(folder, entries, quick)  # an interrupted tour leaves what it has
         table.close(entries, folder / "index.html")
     return 0 if all(entry.ok for entry in entries) else 1
 

@@ -54,8 +54,8 @@ def run(quick: bool) -> Result:
         target,
         bl.mcmc.HMC(num_steps=60, metric=Diagonal(jnp.ones(size, jnp.float32))),
         key=jax.random.key(0),
-        num_draws=100 if quick else 160,
-        num_warmup=100 if quick else 120,
+        num_draws=100 if quick else 150,
+        num_warmup=100,
         progress=False,
     ).draws
 
@@ -70,12 +70,12 @@ def run(quick: bool) -> Result:
     ours, theirs = scores["all networks"], scores["logistic regression"]
     confidence = bayes.max(axis=1)
     margin = ONE_IN_A_MILLION * np.sqrt(np.sum(confidence * (1 - confidence)))
-    named = ours[0] * unseen.size
+    named, claimed = ours[0] * unseen.size, float(confidence.sum())
     identity = checks.judge(identity_of_layers(target, draws))
     at_least = (
         ("share of unseen digits named rightly, against logistic regression", ours[0], theirs[0]),
         ("log-likelihood of an unseen digit, against logistic regression", ours[1], theirs[1]),
-        ("unseen digits named rightly, against what it claims", named, confidence.sum(), margin),
+        ("unseen digits named rightly, against what it claims", named, claimed, margin),
     )
     comparisons = [checks.Comparison(*numbers, relation="≥") for numbers in at_least]
     what = (
@@ -127,7 +127,8 @@ def most_probable(target, draws):
 def score(probability, truth):
     """The share named rightly, and the mean log-likelihood."""
     right = probability.argmax(axis=1) == truth
-    return right.mean(), np.log(probability[np.arange(truth.size), truth]).mean()
+    of_truth = probability[np.arange(truth.size), truth]
+    return float(right.mean()), float(np.log(of_truth).mean())
 
 
 def picture_of_unsure(bayes, unseen) -> Picture:

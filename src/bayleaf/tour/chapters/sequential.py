@@ -83,7 +83,7 @@ def in_sequence(num_draws: int):
     return days
 
 
-def spread_of_sequences(ess: float, num_repeats: int = 1000) -> tuple[np.ndarray, np.ndarray]:
+def spread_of_sequences(ess: float, num_repeats: int = 1000) -> np.ndarray:
     """Standard errors of the last means and sds, when each day has ``ess`` independent draws."""
     rng = np.random.default_rng(0)
     ends = []
