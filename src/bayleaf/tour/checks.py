@@ -11,7 +11,7 @@ from draws is added in quadrature.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, SupportsFloat
 
 import numpy as np
 from arviz_stats.base import array_stats
@@ -54,7 +54,9 @@ class Estimate(NamedTuple):
     ess: float
 
 
-def mean(quantity: str, draws: Draws, reference: float, reference_error: float = 0.0) -> Estimate:
+def mean(
+    quantity: str, draws: Draws, reference: SupportsFloat, reference_error: float = 0.0
+) -> Estimate:
     """The mean of the draws, against an exact one or one with a standard error."""
     ess = effective_sample_size(draws)
     error = np.hypot(np.std(draws) / np.sqrt(ess), reference_error)
@@ -62,13 +64,17 @@ def mean(quantity: str, draws: Draws, reference: float, reference_error: float =
 
 
 def sd(
-    quantity: str, draws: Draws, center: float, reference: float, reference_ess: float = np.inf
+    quantity: str,
+    draws: Draws,
+    center: SupportsFloat,
+    reference: SupportsFloat,
+    reference_ess: float = np.inf,
 ) -> Estimate:
     """The standard deviation about the known mean ``center``.
 
     Its square is the mean of squares, whose error follows from their own effective sample size.
     """
-    squares = np.square(np.asarray(draws, np.float64) - center)
+    squares = np.square(np.asarray(draws, np.float64) - float(center))
     ess = effective_sample_size(squares)
     value = float(np.sqrt(np.mean(squares)))
     error = np.std(squares) / (2 * value) * np.sqrt(1 / ess + 1 / reference_ess)
@@ -128,4 +134,5 @@ def effective_sample_size(draws: Draws) -> float:
     draws = np.asarray(draws, np.float64)
     if np.ptp(draws) == 0:
         return float(draws.size)
-    return float(array_stats.ess(draws, chain_axis=0, draw_axis=1, method="mean"))
+    ess: Any = array_stats.ess(draws, chain_axis=0, draw_axis=1, method="mean")
+    return float(ess)

@@ -42,7 +42,8 @@ STYLE = {
 
 def style() -> AbstractContextManager[None]:
     """In this context figures look alike, whatever the user's own settings."""
-    return matplotlib.rc_context({**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"})
+    settings: Any = {**matplotlib.rcParamsDefault, **STYLE, "backend": "agg"}
+    return matplotlib.rc_context(settings)
 
 
 def canvas(width: float = 4.7, height: float = 3.6) -> tuple[Figure, Any]:

@@ -23,9 +23,8 @@ import bayleaf as bl
 from bayleaf.tour import checks, figures
 from bayleaf.tour.entry import Chapter, Picture, Result
 
-patients = load_diabetes(scaled=False)
-X = (patients.data - patients.data.mean(axis=0)) / patients.data.std(axis=0)
-y = patients.target - patients.target.mean()
+X, y = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
+X, y = (X - X.mean(axis=0)) / X.std(axis=0), y - y.mean()
 NOISE, PRIOR_SCALE = 54.0, 50.0
 NAMES = ("age", "sex", "body mass", "blood pressure", "total cholesterol", "LDL", "HDL")
 NAMES += ("cholesterol / HDL", "triglycerides", "blood sugar")

@@ -23,9 +23,9 @@ import bayleaf as bl
 from bayleaf.tour import checks, figures
 from bayleaf.tour.entry import Chapter, Picture, Result
 
-tumours = load_breast_cancer()
-radius = tumours.data[:, 0]
-malignant = (tumours.target == 0).astype(float)
+measured, diagnosis = map(np.asarray, load_breast_cancer(return_X_y=True))
+radius = measured[:, 0]
+malignant = (diagnosis == 0).astype(float)
 x = (radius - radius.mean()) / radius.std()
 PRIOR_SCALE = 5.0
 

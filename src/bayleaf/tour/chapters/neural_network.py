@@ -16,6 +16,8 @@ each named with probability p_i, about sum p_i must be right, with variance sum 
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -72,7 +74,7 @@ def run(quick: bool) -> Result:
     margin = ONE_IN_A_MILLION * np.sqrt(np.sum(confidence * (1 - confidence)))
     named, claimed = ours[0] * unseen.size, float(confidence.sum())
     identity = checks.judge(identity_of_layers(target, draws))
-    at_least = (
+    at_least: Any = (
         ("share of unseen digits named rightly, against logistic regression", ours[0], theirs[0]),
         ("log-likelihood of an unseen digit, against logistic regression", ours[1], theirs[1]),
         ("unseen digits named rightly, against what it claims", named, claimed, margin),

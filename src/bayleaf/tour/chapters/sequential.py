@@ -26,10 +26,9 @@ import bayleaf as bl
 from bayleaf.tour import checks, figures
 from bayleaf.tour.entry import Chapter, Picture, Result
 
-patients = load_diabetes(scaled=False)
-body_mass = patients.data[:, 2]
+measured, y = map(np.asarray, load_diabetes(return_X_y=True, scaled=False))
+body_mass = measured[:, 2]
 X = np.stack([np.ones_like(body_mass), body_mass - 25.0], axis=1)
-y = patients.target
 NOISE = 62.0
 NUM_GROUPS = 6
 PRIOR = (np.array([150.0, 0.0]), np.diag([100.0, 20.0]) ** 2)

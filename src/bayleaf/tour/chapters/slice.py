@@ -22,7 +22,8 @@ import bayleaf as bl
 from bayleaf.tour import checks, figures
 from bayleaf.tour.entry import Chapter, Picture, Result
 
-weight, waist = load_linnerud().target[:, :2].T
+_, measured = map(np.asarray, load_linnerud(return_X_y=True))
+weight, waist = measured[:, :2].T
 KG_PER_POUND, CM_PER_INCH = 0.45359, 2.54
 weight, waist = weight * KG_PER_POUND, waist * CM_PER_INCH
 r = np.corrcoef(weight, waist)[0, 1]
