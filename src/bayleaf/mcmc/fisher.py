@@ -24,13 +24,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bayleaf.mcmc.metric import Dense, Diagonal, LowRank
+from bayleaf.types import Count
 
 Rows = Float[Array, "row dim"]
 
 
 def fisher_diagonal(draws: Rows, scores: Rows, is_used: Bool[Array, "row"]) -> Diagonal:
     """``sqrt(var x / var g)`` by coordinate, over the rows in use."""
-    scale, _, _ = standardise(draws, scores, is_used)
+    scale, *_ = standardise(draws, scores, is_used)
     return Diagonal(scale**2)
 
 
@@ -43,8 +44,8 @@ def fisher_dense(draws: Rows, scores: Rows, is_used: Bool[Array, "row"], shrinka
         is_used: which rows count.
         shrinkage: how many pseudo-draws of a unit sphere are mixed in (after the diagonal scaling).
     """
-    scale, x, g = standardise(draws, scores, is_used)
-    eigenvalues, vectors = geometric_mean(x, g, jnp.sum(is_used), shrinkage)
+    scale, x, g, count = standardise(draws, scores, is_used)
+    eigenvalues, vectors = geometric_mean(x, g, count, shrinkage)
     factor = scale[:, None] * vectors * jnp.sqrt(eigenvalues)[None]
     return Dense(factor @ factor.T, vectors / (scale[:, None] * jnp.sqrt(eigenvalues)[None]))
 
@@ -57,17 +58,20 @@ def fisher_low_rank(
     rank: int,
 ) -> LowRank:
     """The same within the span of draws and scores, cut to the ``rank`` strongest directions."""
-    scale, x, g = standardise(draws, scores, is_used)
+    scale, x, g, count = standardise(draws, scores, is_used)
     basis, _ = jnp.linalg.qr(jnp.concatenate([x, g]).T)
-    eigenvalues, vectors = geometric_mean(x @ basis, g @ basis, jnp.sum(is_used), shrinkage)
+    eigenvalues, vectors = geometric_mean(x @ basis, g @ basis, count, shrinkage)
     strongest = jnp.argsort(-jnp.abs(jnp.log(eigenvalues)))[:rank]
     return LowRank(scale, basis @ vectors[:, strongest], eigenvalues[strongest])
 
 
 def standardise(
     draws: Rows, scores: Rows, is_used: Bool[Array, "row"]
-) -> tuple[Float[Array, "dim"], Rows, Rows]:
-    """The diagonal scale, and draws and scores centred, scaled by it, over sqrt(rows in use)."""
+) -> tuple[Float[Array, "dim"], Rows, Rows, Count]:
+    """The diagonal scale, draws and scores centred, scaled by it, over sqrt(count), and the count.
+
+    Counted are the rows in use that are finite.
+    """
     is_used = is_used & jnp.all(jnp.isfinite(draws) & jnp.isfinite(scores), axis=1)
     count = jnp.maximum(jnp.sum(is_used), 1)
     weight = is_used[:, None] / jnp.sqrt(count).astype(draws.dtype)
@@ -82,7 +86,7 @@ def standardise(
     spread_x, spread_g = root_mean_square(x), root_mean_square(g)
     scale = jnp.sqrt(spread_x) / jnp.sqrt(spread_g)
     scale = jnp.where((spread_x > 0) & (spread_g > 0) & jnp.isfinite(scale), scale, 1)
-    return scale, x / scale[None], g * scale[None]
+    return scale, x / scale[None], g * scale[None], count
 
 
 def root_mean_square(rows: Rows) -> Float[Array, "dim"]:
@@ -93,11 +97,15 @@ def root_mean_square(rows: Rows) -> Float[Array, "dim"]:
 
 
 def geometric_mean(
-    x: Float[Array, "row k"], g: Float[Array, "row k"], count: Array, shrinkage: float
+    x: Float[Array, "row k"], g: Float[Array, "row k"], count: Count, shrinkage: float
 ) -> tuple[Float[Array, "k"], Float[Array, "k k"]]:
     """Eigenvalues and vectors of the positive definite solution S of ``S C_g S = C_x``."""
     eye = jnp.eye(x.shape[1], dtype=x.dtype)
     keep = count / (count + shrinkage)
+    # Both covariances over the same number have the same S: their product would overflow without,
+    # in float32 from scores of 1e10 on.
+    size = jnp.maximum(jnp.maximum(jnp.max(jnp.abs(x)), jnp.max(jnp.abs(g))), 1)
+    x, g, eye = x / size, g / size, eye / size / size
     cov_x = keep * (x.T @ x) + (1 - keep) * eye
     cov_g = keep * (g.T @ g) + (1 - keep) * eye
     # S = R^-1 (R C_x R)^1/2 R^-1 with R = C_g^1/2.
