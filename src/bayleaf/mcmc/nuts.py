@@ -43,6 +43,7 @@ from bayleaf.mcmc.hamiltonian import (
 )
 from bayleaf.mcmc.hmc import check_hamiltonian_settings, configured
 from bayleaf.mcmc.kernel import Kernel
+from bayleaf.mcmc.loops import packed_while_loop
 from bayleaf.mcmc.metric import Metric
 from bayleaf.types import Count, Flag, Key, LogDensity, Position, Scalar
 
@@ -127,22 +128,20 @@ class NUTS(Kernel):
         value_and_grad, unravel = flat_value_and_grad(log_density, state.position)
         x, gradient = ravel_pytree(state.position)[0], ravel_pytree(state.gradient)[0]
         metric, eps = configured(self, x)
-        key_momentum, key_tree = jax.random.split(key)
-        momentum = metric.momentum(jax.random.normal(key_momentum, x.shape, x.dtype))
-        # Element 0 of the seed decides the directions, the others seed the choices of the leaves.
-        seed = jax.random.bits(key_tree, (3,), jnp.uint32)
+        momentum = metric.momentum(jax.random.normal(key, x.shape, x.dtype))
+        seed = seeds(key)
 
         tree, energy = sapling(momentum, state.log_density, gradient, metric, eps, self.max_depth)
 
         def grow(tree: Tree) -> Tree:
-            side = (seed[0] >> tree.depth.astype(jnp.uint32)) & 1
+            side = (seed.direction >> tree.depth.astype(jnp.uint32)) & 1
             signed = jnp.where(side == 1, eps, -eps)
             front = jax.tree.map(lambda ends: jnp.where(side == 1, ends[1], ends[0]), tree.fronts)
             front, leaf = leapfrog(value_and_grad, x, metric, front, signed)
-            tree = add_leaf(tree, front, leaf, energy, side, seed[1])
-            return close_subtree(tree, self.max_depth, seed[2])
+            tree = add_leaf(tree, front, leaf, energy, side, seed.leaf)
+            return close_subtree(tree, self.max_depth, seed.subtree)
 
-        tree = jax.lax.while_loop(lambda tree: ~tree.is_done, grow, tree)
+        tree = packed_while_loop(lambda tree: ~tree.is_done, grow, tree)
         chosen = tree.whole
         new = HamiltonianState(
             unravel(x + chosen.offset), chosen.log_density, unravel(chosen.gradient)
@@ -280,15 +279,35 @@ def close_subtree(tree: Tree, max_depth: int, seed: UInt32[Array, ""]) -> Tree:
     )
 
 
-def uniform(seed: UInt32[Array, ""], index: Int[Array, ""]) -> Float[Array, ""]:
-    """A uniform number on [0, 1) for each index: a 32-bit integer hash of a random seed.
+class Seeds(NamedTuple):
+    """What the choices of one transition follow from."""
 
-    One cipher call a leaf would cost more than the gradient of a small model; the seed is drawn by
-    the cipher once a transition. The finaliser (Wellons, lowbias32) has an avalanche bias < 0.2 %.
+    direction: UInt32[Array, ""]
+    leaf: UInt32[Array, ""]
+    subtree: UInt32[Array, ""]
+
+
+def seeds(key: Key) -> Seeds:
+    """Three words hashed from the key itself.
+
+    The cipher takes its time: a call costs as much as two leapfrog steps of a small model. It makes
+    the momentum; the choices in the tree follow from the key's own words, which no draw repeats.
     """
-    x = seed ^ (index.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))
+    words = jax.random.key_data(key).ravel()[-2:]
+    mixed = scramble(words[1] ^ scramble(words[0] ^ jnp.uint32(0x6A09E667)))
+    return Seeds(*(scramble(mixed + jnp.uint32(offset)) for offset in (1, 2, 3)))
+
+
+def uniform(seed: UInt32[Array, ""], index: Int[Array, ""]) -> Float[Array, ""]:
+    """A uniform number on (0, 1) for each index."""
+    bits = scramble(seed ^ (index.astype(jnp.uint32) * jnp.uint32(0x9E3779B9))) >> 9
+    # 23 bits and a half fit a float32 exactly: more could round up to 1, and without the half a 0
+    # would choose a leaf however small its weight.
+    return (bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-23)
+
+
+def scramble(x: UInt32[Array, ""]) -> UInt32[Array, ""]:
+    """A 32-bit hash (Wellons, lowbias32): each input bit flips each output bit half of the time."""
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
-    x = x ^ (x >> 16)
-    # 24 bits fit a float32 exactly: more could round up to 1.
-    return (x >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+    return x ^ (x >> 16)

@@ -167,14 +167,15 @@ def _advance(
     arrays, rest = eqx.partition(progression.kernel, eqx.is_array)
     numbers = layout.numbers(jax.tree.leaves(progression.states)[0].shape[0])
     chain_keys = jax.vmap(lambda number: jax.random.fold_in(progression.key, number))(numbers)
+    # Made at once: a call of the cipher in each step would cost as much as two gradients.
+    steps = progression.step + jnp.arange(capacity)
+    keys = jax.vmap(lambda step: jax.vmap(lambda key: jax.random.fold_in(key, step))(chain_keys))(
+        steps
+    )
 
-    def one_step(arrays: Any, states: Any, step: Count) -> tuple[Any, Any]:
+    def one_step(arrays: Any, states: Any, keys: Any) -> tuple[Any, Any]:
         kernel = eqx.combine(arrays, rest)
-
-        def one_chain(chain_key: Key, state: Any) -> tuple[Any, Any]:
-            return kernel.step(target, jax.random.fold_in(chain_key, step), state)
-
-        return jax.vmap(one_chain)(chain_keys, states)
+        return jax.vmap(lambda key, state: kernel.step(target, key, state))(keys, states)
 
     def learn(arrays: Any, tuning: Any, states: Any, infos: Any, step: Count) -> tuple[Any, Any]:
         all_states, all_infos = layout.gather((states, infos), step < num_warmup)
@@ -190,14 +191,14 @@ def _advance(
     def body(i: Count, carry: Any) -> Any:
         arrays, tuning, states, kept = carry
         step = progression.step + i
-        states, infos = one_step(arrays, states, step)
+        states, infos = one_step(arrays, states, keys[i])
         if tuner is not None:
             arrays, tuning = learn(arrays, tuning, states, infos, step)
         new = (states.position, recorded(states, infos))
         kept = jax.tree.map(lambda all_, one: all_.at[i].set(one), kept, new)
         return arrays, tuning, states, kept
 
-    shapes = jax.eval_shape(lambda: _kept(*one_step(arrays, progression.states, progression.step)))
+    shapes = jax.eval_shape(lambda: _kept(*one_step(arrays, progression.states, keys[0])))
     kept = jax.tree.map(lambda s: jnp.zeros((capacity, *s.shape), s.dtype), shapes)
     carry = (arrays, progression.tuning, progression.states, kept)
     arrays, tuning, states, (positions, stats) = jax.lax.fori_loop(0, num_steps, body, carry)
