@@ -117,8 +117,11 @@ def leapfrog(
 
 
 def is_broken(leaf: Leaf) -> Flag:
-    """Whether the log density is NaN (or +inf), which is a fault of the target.
+    """Whether the log density or its gradient is NaN (or +inf), which is a fault of the target.
 
-    A log density of -inf is not: the trajectory has only left the support.
+    A log density of -inf is not, whatever the gradient there: the trajectory has only left the
+    support.
     """
-    return jnp.isnan(leaf.log_density) | jnp.isposinf(leaf.log_density)
+    is_inside = leaf.log_density != -jnp.inf
+    is_finite = jnp.isfinite(leaf.log_density) & ~jnp.any(jnp.isnan(leaf.gradient))
+    return is_inside & ~is_finite

@@ -115,12 +115,14 @@ class HMC(Kernel):
         is_nan = is_broken(leaf)
         log_ratio = jnp.where(is_nan | (count < length), -jnp.inf, energy - leaf.energy)
         log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-        is_accepted = jnp.log(jax.random.uniform(key_accept, dtype=x.dtype)) < log_ratio
+        # Minus an exponential is the logarithm of a uniform number that is never 0: log 0 would
+        # accept any proposal, once in 8 million float32 steps.
+        is_accepted = -jax.random.exponential(key_accept, dtype=x.dtype) < log_ratio
         new = HamiltonianState(unravel(x + front.offset), leaf.log_density, unravel(leaf.gradient))
         info = HMCInfo(
             acceptance_rate=jnp.exp(jnp.minimum(log_ratio, 0)),
             is_accepted=is_accepted,
-            is_divergent=~(leaf.energy - energy <= MAX_ENERGY_ERROR),
+            is_divergent=is_nan | ~(leaf.energy - energy <= MAX_ENERGY_ERROR),
             is_nan=is_nan,
             num_gradients=count,
             energy=jnp.where(is_accepted, leaf.energy, energy),
