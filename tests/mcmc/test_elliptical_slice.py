@@ -59,9 +59,9 @@ def exact_starts(num_chains):
 
 
 def assert_invariant(kernel, target=None, num_steps=6):
-    """From 20 000 exact independent starts the exact law is kept."""
+    """From 8000 exact independent starts the exact law is kept."""
     target = gaussian_process() if target is None else target
-    draws, info = sample(kernel, target, exact_starts(20_000), num_steps)
+    draws, info = sample(kernel, target, exact_starts(8000), num_steps)
     ends = np.asarray(draws)[:, -1]
     z = (ends - MEAN) / SD
     both = {"mean": z, "square": z**2, "neighbours": z[:, 1:] * z[:, :-1]}
@@ -263,7 +263,7 @@ def test_warm_up_gives_targets_with_a_prior_the_laplace_reference():
     assert tuning is None
     np.testing.assert_allclose(tuned.reference.mean, MEAN, atol=1e-9)
     assert tuned.tuner() is None
-    _, info = sample(tuned, target, exact_starts(20_000)[:10], 20)
+    _, info = sample(tuned, target, exact_starts(8000)[:10], 20)
     assert np.all(info.num_evaluations == 1)
 
 
