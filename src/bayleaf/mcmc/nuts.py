@@ -293,9 +293,12 @@ def seeds(key: Key) -> Seeds:
     The cipher takes its time: a call costs as much as two leapfrog steps of a small model. It makes
     the momentum; the choices in the tree follow from the key's own words, which no draw repeats.
     """
-    words = jax.random.key_data(key).ravel()[-2:]
-    mixed = scramble(words[1] ^ scramble(words[0] ^ jnp.uint32(0x6A09E667)))
-    return Seeds(*(scramble(mixed + jnp.uint32(offset)) for offset in (1, 2, 3)))
+    first, second = jax.random.key_data(key).ravel()[-2:]
+    return Seeds(
+        direction=scramble(first ^ scramble(second + jnp.uint32(1))),
+        leaf=scramble(second ^ scramble(first + jnp.uint32(2))),
+        subtree=scramble(first ^ scramble(second + jnp.uint32(3))),
+    )
 
 
 def uniform(seed: UInt32[Array, ""], index: Int[Array, ""]) -> Float[Array, ""]:
