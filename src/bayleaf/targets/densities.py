@@ -30,18 +30,10 @@ from bayleaf.trees import Frozen
 from bayleaf.types import Key, Position, Scalar
 
 
-class Density(eqx.Module):
-    """A log density given as one function, ``function(params)`` or ``function(params, data)``."""
+class Constrained(eqx.Module):
+    """What densities with a tree of constraints share: the map from the reals and back."""
 
-    function: Frozen
-    data: Any
     constraints: Constraints
-
-    def log_density(self, u: Position) -> Scalar:
-        """On the unconstrained space, with the log-Jacobian."""
-        x = self.constraints.constrain(u)
-        value = as_scalar(_called(self.function, x, self.data), x, "log_density")
-        return value + self.constraints.log_jacobian(u)
 
     def constrain(self, u: Position) -> Position:
         """The parameters at ``u``."""
@@ -56,7 +48,20 @@ class Density(eqx.Module):
         self.constraints.check(x, argument)
 
 
-class Posterior(eqx.Module):
+class Density(Constrained):
+    """A log density given as one function, ``function(params)`` or ``function(params, data)``."""
+
+    function: Frozen
+    data: Any
+
+    def log_density(self, u: Position) -> Scalar:
+        """On the unconstrained space, with the log-Jacobian."""
+        x = self.constraints.constrain(u)
+        value = as_scalar(_called(self.function, x, self.data), x, "log_density")
+        return value + self.constraints.log_jacobian(u)
+
+
+class Posterior(Constrained):
     """A log density made of a prior and a likelihood with one term an example.
 
     ``likelihood(params, data)`` returns the log-likelihood of each example of ``data``, whose
@@ -67,7 +72,6 @@ class Posterior(eqx.Module):
     prior: Frozen
     likelihood: Frozen
     data: Any
-    constraints: Constraints
     scale: Scalar
     gaussian: Gaussian | None = None
 
@@ -77,18 +81,6 @@ class Posterior(eqx.Module):
         prior = self.log_prior(x)
         likelihood = self.total_log_likelihood(x).astype(prior.dtype)
         return prior + likelihood + self.constraints.log_jacobian(u)
-
-    def constrain(self, u: Position) -> Position:
-        """The parameters at ``u``."""
-        return self.constraints.constrain(u)
-
-    def unconstrain(self, x: Position) -> Position:
-        """The inverse of `constrain`."""
-        return self.constraints.unconstrain(x)
-
-    def check(self, x: Position, argument: str) -> None:
-        """Raise, by name, if a parameter is outside its constraint."""
-        self.constraints.check(x, argument)
 
     def log_prior(self, x: Position) -> Scalar:
         """Log prior density of the (constrained) parameters."""

@@ -199,10 +199,10 @@ def _assemble(
     learns_noise = isinstance(likelihood, LearntNoise)
     prior = log_prior if log_prior is not None else NormalWeights(jnp.asarray(prior_scale, float))
     posterior = Posterior(
+        Constraints({"noise": positive} if learns_noise else None),
         frozen_function(NetworkPrior(prior, likelihood), "log_prior"),
         frozen_function(NetworkLikelihood(network, likelihood), "likelihood"),
         data,
-        Constraints({"noise": positive} if learns_noise else None),
         jnp.ones(()),
     )
     near = NearWeights(weights, init, learns_noise)

@@ -65,7 +65,7 @@ class Target(eqx.Module):
         data: Any = None,
     ):
         function = frozen_function(log_density, "log_density")
-        self.model = Density(function, as_arrays(data, "data"), Constraints(constrain))
+        self.model = Density(Constraints(constrain), function, as_arrays(data, "data"))
         self.start = _checked_start(init, self.model)
 
     @classmethod
@@ -91,10 +91,10 @@ class Target(eqx.Module):
         data = as_arrays(data, "data")
         num_examples(data)
         model = Posterior(
+            Constraints(constrain),
             frozen_function(log_prior, "log_prior"),
             frozen_function(log_likelihood, "log_likelihood"),
             data,
-            Constraints(constrain),
             jnp.ones(()),
         )
         return cls._of(model, _checked_start(init, model))
@@ -118,10 +118,10 @@ class Target(eqx.Module):
             init: as for `Target`; draws of the prior when left out.
         """
         model = Posterior(
+            Constraints(),
             frozen_function(prior.log_prob, "prior"),
             frozen_function(log_likelihood, "log_likelihood"),
             as_arrays(data, "data"),
-            Constraints(),
             jnp.ones(()),
             prior,
         )
