@@ -72,10 +72,10 @@ def begin(target: Any, kernel: Any, positions: Position, key: Key) -> tuple[Prog
     if tuner is not None:
         kernel, tuning = tuner.init(target, kernel, states)
     # Weak types would become strong in the first step, and the program be compiled twice.
-    arrays, rest = eqx.partition(Progression(kernel, tuning, states, key, 0), eqx.is_array)
+    first = Progression(kernel, tuning, states, key, jnp.zeros((), jnp.int32))
+    arrays, rest = eqx.partition(first, eqx.is_array)
     arrays = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), arrays)
-    progression = eqx.combine(arrays, rest)._replace(step=jnp.zeros((), jnp.int32))
-    return progression, Begun(starts, spent)
+    return eqx.combine(arrays, rest), Begun(starts, spent)
 
 
 @eqx.filter_jit
@@ -112,7 +112,8 @@ def advance(
         return eqx.filter(progression, eqx.is_array), chunk
 
     by_chain, shared = PartitionSpec(axes), PartitionSpec()
-    specs = (shared, shared, Progression(shared, shared, by_chain, shared, shared))
+    parts: Any = shared, shared, by_chain, shared, shared
+    specs = (shared, shared, Progression(*parts))
     arrays, chunk = jax.shard_map(
         part,
         mesh=mesh,

@@ -244,8 +244,9 @@ class Session:
         return draws, stats
 
     def _call(self, num_steps: Any) -> tuple[Progression, Chunk]:
-        counts = num_steps, np.int32(self.num_warmup)
-        return advance(self.target, self.tuner, self.progression, *counts, self.capacity, self.mesh)
+        parts = self.target, self.tuner, self.progression
+        num_warmup: Any = np.int32(self.num_warmup)  # as an array, so that it is not compiled in
+        return advance(*parts, num_steps, num_warmup, self.capacity, self.mesh)
 
     def _step_sizes(self, num_draws: int) -> dict[str, np.ndarray]:
         """The step sizes that warm-up has arrived at, as series like the other statistics."""
