@@ -82,9 +82,7 @@ class Kernel(eqx.Module):
         return None
 
     def approach(self, log_density: LogDensity, position: Position) -> tuple[Position, Any]:
-        """Where a chain that was put at ``position`` should begin to warm up, and the gradients
-        that finding it took.
-        """
+        """Where a chain put at ``position`` should begin to learn; the gradients it took."""
         del log_density
         return position, 0
 
