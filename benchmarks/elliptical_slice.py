@@ -5,15 +5,19 @@ prior mean. BlackJAX's is plain (the prior is its ellipse); ours has the Laplace
 count the Newton search for that reference and the warm-up steps; compile time is reported beside.
 Prints one JSON object per likelihood; ``ratio`` is ours / theirs in least bulk-ESS per second.
 
-    python benchmarks/elliptical_slice.py
+    python benchmarks/elliptical_slice.py --out benchmarks/results/elliptical_slice.json
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
+import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import blackjax
@@ -92,9 +96,36 @@ def timed_reference(target: bl.Target) -> tuple[Any, float, float]:
     return reference, seconds, times[0] - seconds
 
 
+def report(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The results, with the table that ``tables.py`` puts into the README."""
+    libraries = {
+        "bayleaf": "bayleaf, Laplace reference",
+        "bayleaf_plain": "bayleaf, plain",
+        "blackjax": "BlackJAX, plain",
+    }
+    columns = ["seconds", "min_bulk_ess", "ess_per_second", "compile_seconds"]
+    rows = [
+        [result["likelihood"], shown, *(result[library][column] for column in columns)]
+        for result in results
+        for library, shown in libraries.items()
+    ]
+    table = {
+        "caption": "Elliptical slice sampling of a Gaussian process of 200 points, 4 chains",
+        "columns": ["likelihood", "library", "run (s)", "min ESS", "ESS/s", "compile (s)"],
+        "rows": rows,
+    }
+    versions = {"jax": jax.__version__, "blackjax": blackjax.__version__}
+    machine = f"{os.cpu_count()} CPU cores ({platform.machine()}), float64"
+    return {"machine": machine, "versions": versions, "results": results, "tables": [table]}
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="write the results and the README's table here")
+    out = parser.parse_args().out
     jax.config.update("jax_enable_x64", True)
     covariance, likelihoods = problem()
+    results = []
     for name, log_likelihood in likelihoods.items():
         theirs = measure(
             program(
@@ -119,7 +150,11 @@ def main() -> None:
             "bayleaf_plain": plain,
             "ratio": round(ours["ess_per_second"] / theirs["ess_per_second"], 1),
         }
+        results.append(result)
         print(json.dumps(result), flush=True)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(report(results), indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

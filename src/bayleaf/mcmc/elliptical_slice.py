@@ -86,7 +86,7 @@ class EllipticalSlice(Kernel):
         reference: a `bayleaf.Gaussian`, what `laplace_reference` returns, or a
             `bayleaf.mcmc.reference.StudentReference`. None is learnt in warm-up: the Laplace
             reference, then for targets without a Gaussian prior part the moments of the chains.
-            Without warm-up None means the prior, which the target must then have.
+            Stepped by hand, None means the prior, which the target must then have.
     """
 
     reference: Reference | None

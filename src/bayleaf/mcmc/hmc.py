@@ -57,8 +57,9 @@ class HMC(Kernel):
         num_steps: the largest number of leapfrog steps of a transition.
         step_size: eps; None learns it in warm-up.
         metric: M; None learns M^-1 in warm-up (the identity when stepped without warm-up).
-        target_acceptance: the mean acceptance rate that warm-up steers the step size to; 0.8 is
-            safe, 0.65 is optimal for long product targets (Beskos et al. 2013).
+        target_acceptance: the mean acceptance rate that warm-up steers the step size to.
+            0.65 is optimal for long product targets (Beskos et al. 2013); 0.92 costs little more
+            under a good metric, and leaves hardly any divergences.
         is_length_random: draw the number of steps from 1 .. num_steps (the default), or always
             use num_steps.
 
@@ -69,7 +70,7 @@ class HMC(Kernel):
     num_steps: int = eqx.field(static=True, default=16)
     step_size: ArrayLike | None = None
     metric: Metric | None = None
-    target_acceptance: float = eqx.field(static=True, default=0.9)
+    target_acceptance: float = eqx.field(static=True, default=0.92)
     is_length_random: bool = eqx.field(static=True, default=True)
 
     def __check_init__(self) -> None:

@@ -108,7 +108,7 @@ class NUTS(Kernel):
 
     step_size: ArrayLike | None = None
     metric: Metric | None = None
-    target_acceptance: float = eqx.field(static=True, default=0.9)
+    target_acceptance: float = eqx.field(static=True, default=0.92)
     max_depth: int = eqx.field(static=True, default=10)
 
     def __check_init__(self) -> None:
