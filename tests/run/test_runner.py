@@ -72,6 +72,8 @@ def test_the_log_density_is_traced_once(first):
     assert_mean(run.draws["scale"], 2.0)  # Gamma(2, 1)
 
 
+# R-hat of 400 draws strays above 1.01 by chance, and the chance differs with the rounding.
+@pytest.mark.filterwarnings("ignore::bayleaf.errors.SamplingWarning")
 def test_nothing_is_compiled_a_second_time(first):
     target, run, _ = first
     TRACES.clear()
