@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayleaf import constraints, errors, mcmc
+    from bayleaf import constraints, errors, mcmc, montecarlo, variational
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
@@ -27,8 +27,10 @@ __all__ = [
     "errors",
     "likelihoods",
     "mcmc",
+    "montecarlo",
     "networks",
     "sample",
+    "variational",
 ]
 
 # Where each lazy name lives: a module (value None) or an attribute of a module.
@@ -40,8 +42,10 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "errors": ("bayleaf.errors", None),
     "likelihoods": ("bayleaf.targets.likelihoods", None),
     "mcmc": ("bayleaf.mcmc", None),
+    "montecarlo": ("bayleaf.montecarlo", None),
     "networks": ("bayleaf.targets.networks", None),
     "sample": ("bayleaf.run.runner", "sample"),
+    "variational": ("bayleaf.variational", None),
 }
 
 

@@ -7,7 +7,7 @@ raveled position), ``rank`` (columns of a low-rank factor), ``batch`` (examples 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -25,3 +25,18 @@ Position = PyTree[Any]
 
 LogDensity = Callable[[Any], Any]
 """A function from a position to the scalar log density, up to a constant."""
+
+
+class Distribution(Protocol):
+    """What can be drawn from and evaluated: proposals, priors, guides.
+
+    `bayleaf.Gaussian`, the guides of `bayleaf.variational` and NumPyro's distributions all fit.
+    """
+
+    def sample(self, key: Key) -> Position:
+        """One draw."""
+        ...
+
+    def log_prob(self, x: Position) -> Scalar:
+        """The normalised log density at ``x``."""
+        ...

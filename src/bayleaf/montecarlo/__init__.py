@@ -1,0 +1,1 @@
+"""Draws without chains: rejection, adaptive rejection, importance, sequential Monte Carlo."""

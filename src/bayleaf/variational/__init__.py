@@ -1,0 +1,1 @@
+"""Variational inference and its relatives: the best approximation of a simple form."""
