@@ -14,6 +14,10 @@ from bayleaf.run.progress import Bar, Lines, Silent, open_progress
 STATUS = {"divergences": 3, "rhat": 1.2345, "step_size": 0.12345}
 
 
+def phases(num_warmup: int, num_draws: int) -> dict[str, int]:
+    return {"warm-up": num_warmup, "sampling": num_draws}
+
+
 class _Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
@@ -26,7 +30,9 @@ def _last_line(written: str) -> str:
 
 def _shown(width: int, done: int, status: dict | None = None) -> str:
     file = io.StringIO()
-    with Bar(1000, 1000, console=Console(file=file, force_terminal=True, width=width)) as bar:
+    with Bar(
+        phases(1000, 1000), console=Console(file=file, force_terminal=True, width=width)
+    ) as bar:
         bar.update(done, status)
     return _last_line(file.getvalue())
 
@@ -63,13 +69,15 @@ def test_cause_for_worry_is_coloured():
 
 def test_a_resumed_run_begins_where_it_stopped():
     file = io.StringIO()
-    with Bar(0, 100, done=40, console=Console(file=file, force_terminal=True, width=100)):
+    with Bar(phases(0, 100), done=40, console=Console(file=file, force_terminal=True, width=100)):
         pass
     assert "40/100" in _last_line(file.getvalue())
 
 
 def test_an_update_is_cheap_however_often_it_comes():
-    with Bar(0, 10_000, console=Console(file=io.StringIO(), force_terminal=True, width=100)) as bar:
+    with Bar(
+        phases(0, 10_000), console=Console(file=io.StringIO(), force_terminal=True, width=100)
+    ) as bar:
         began = time.perf_counter()
         for done in range(2000):
             bar.update(done, STATUS)
@@ -78,7 +86,7 @@ def test_an_update_is_cheap_however_often_it_comes():
 
 
 def test_the_bar_stops_when_the_run_fails():
-    bar = Bar(0, 10, console=Console(file=io.StringIO(), force_terminal=True))
+    bar = Bar(phases(0, 10), console=Console(file=io.StringIO(), force_terminal=True))
     with pytest.raises(KeyboardInterrupt), bar:
         raise KeyboardInterrupt
     assert not bar._display.live.is_started
@@ -86,7 +94,7 @@ def test_the_bar_stops_when_the_run_fails():
 
 def test_a_log_gets_a_line_in_ten_seconds():
     now, file = [0.0], io.StringIO()
-    with Lines(100, 100, file=file, clock=lambda: now[0]) as lines:
+    with Lines(phases(100, 100), file=file, clock=lambda: now[0]) as lines:
         for done in range(0, 201, 10):
             lines.update(done, STATUS)
             now[0] += 3.0
@@ -100,7 +108,7 @@ def test_a_log_gets_a_line_in_ten_seconds():
 
 def test_a_short_run_writes_nothing_to_a_log():
     file = io.StringIO()
-    with Lines(0, 100, file=file) as lines:
+    with Lines(phases(0, 100), file=file) as lines:
         for done in range(100):
             lines.update(done)
     assert file.getvalue() == ""
@@ -108,7 +116,7 @@ def test_a_short_run_writes_nothing_to_a_log():
 
 def test_time_left_counts_from_where_a_resumed_run_began():
     now, file = [0.0], io.StringIO()
-    with Lines(0, 200, done=100, file=file, clock=lambda: now[0]) as lines:
+    with Lines(phases(0, 200), done=100, file=file, clock=lambda: now[0]) as lines:
         now[0] = 20.0
         lines.update(150)
     assert "0:00:20 elapsed, 0:00:20 left" in file.getvalue()
@@ -117,10 +125,10 @@ def test_time_left_counts_from_where_a_resumed_run_began():
 def test_the_display_suits_the_place(monkeypatch):
     monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
     monkeypatch.setattr(sys, "stderr", io.StringIO())
-    assert isinstance(open_progress(10, 10), Lines)
+    assert isinstance(open_progress(phases(10, 10)), Lines)
     monkeypatch.setattr(sys, "stderr", _Terminal())
-    assert isinstance(open_progress(10, 10), Bar)
-    with open_progress(10, 10, shown=False) as silent:
+    assert isinstance(open_progress(phases(10, 10)), Bar)
+    with open_progress(phases(10, 10), shown=False) as silent:
         assert isinstance(silent, Silent)
         silent.update(3, STATUS)
     assert sys.stderr.getvalue() == ""

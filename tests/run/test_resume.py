@@ -16,7 +16,7 @@ import pytest
 import bayleaf as bl
 from bayleaf.errors import CheckpointError, SamplingWarning
 from bayleaf.mcmc import NUTS, MetropolisHastings, RandomWalk
-from bayleaf.run import progress, runner
+from bayleaf.run import loop, progress, runner
 from bayleaf.run.checkpoint import Checkpoint
 
 QUIET = {"progress": False}
@@ -136,7 +136,7 @@ def test_a_finished_checkpoint_returns_and_more_draws_extend_it(whole, monkeypat
         raise AssertionError("a finished run has no step to take")
 
     with monkeypatch.context() as patch:
-        patch.setattr(runner.Session, "_advance", advance)
+        patch.setattr(loop.Loop, "_advance", advance)
         again = walk(checkpoint=path, num_draws=1200)
     assert again.num_draws == 1200
     assert sorted(path.iterdir()) == files

@@ -14,7 +14,7 @@ import pytest
 
 import bayleaf as bl
 from bayleaf.mcmc import NUTS, SGHMC, Conditional, Gibbs, MetropolisHastings, RandomWalk
-from bayleaf.run import chunk, progress, runner
+from bayleaf.run import chunk, loop, progress, runner
 from tests.tools.statistics import assert_mean
 
 TRACES = []
@@ -126,8 +126,8 @@ def test_a_saved_run_goes_on_with_the_same_bits(first, tmp_path):
 
 def test_the_division_into_chunks_changes_no_bit(first, monkeypatch):
     target, run, _ = first
-    monkeypatch.setattr(runner, "FIRST_CHUNK", 7)
-    monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-9)
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 7)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)
     again = bl.sample(target, key=jax.random.key(0), num_draws=20, num_warmup=100, **QUIET)
     assert_equal(again.draws, jax.tree.map(lambda leaf: leaf[:, :20], run.draws))
 
@@ -165,8 +165,8 @@ def spy(monkeypatch):
 
 def test_device_memory_does_not_grow_and_the_display_is_told(first, spy, monkeypatch):
     target, _, _ = first
-    monkeypatch.setattr(runner, "CHUNK_SECONDS", 1e-9)  # many chunks
-    monkeypatch.setattr(runner, "FIRST_CHUNK", 16)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 1e-9)  # many chunks
+    monkeypatch.setattr(loop, "FIRST_CHUNK", 16)
     bl.sample(target, key=jax.random.key(3), num_draws=100, num_warmup=50)
     assert len(spy.done) > 100
     assert len(set(spy.arrays[3:])) == 1
@@ -182,10 +182,11 @@ def test_a_display_costs_little(display):
 
     from rich.console import Console
 
+    phases = {"warm-up": 100, "sampling": 1000}
     shown = (
-        progress.Bar(100, 1000, console=Console(file=io.StringIO(), force_terminal=True))
+        progress.Bar(phases, console=Console(file=io.StringIO(), force_terminal=True))
         if display == "Bar"
-        else progress.Lines(100, 1000, file=io.StringIO())
+        else progress.Lines(phases, file=io.StringIO())
     )
     with shown:
         began = time.process_time()
@@ -218,7 +219,7 @@ def test_what_constrain_makes_of_a_position_counts_as_its_width(monkeypatch):
         **QUIET,
     )
     session = run.continuation.__self__
-    assert session.capacity == 1e5 // (2 * 8 * (12 * 12 + 12 * 11 // 2))
+    assert session.loop.capacity == 1e5 // (2 * 8 * (12 * 12 + 12 * 11 // 2))
 
 
 def test_kernels_through_the_runner_agree_with_the_target():

@@ -137,6 +137,11 @@ class Checkpoint:
         """The last committed state: flat leaves, or a tree shaped ``like`` the example."""
         return list(self._state) if like is None else restore(like, self._state, str(self.path))
 
+    @property
+    def labels(self) -> list[str]:
+        """The series that have chunks."""
+        return list(self._num_files)
+
     def chunks(self, label: str = "draws") -> Iterator[list[Any]]:
         """The chunks of one series that count, in order, each as flat leaves."""
         for index in range(self._num_files.get(label, 0)):

@@ -272,20 +272,9 @@ def _put(leaf: Any, sharding: NamedSharding) -> Any:
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
 
-def to_host(tree: Any) -> Any:
-    """NumPy arrays; of an array spread over several processes, all of it."""
+def by_chain(leaf: np.ndarray, num_steps: int) -> np.ndarray:
+    """``[step, chain, ...]`` to ``[chain, draw, ...]``, without what lies beyond the steps taken.
 
-    def fetch(leaf: Any) -> Any:
-        if _is_key(leaf):
-            return leaf
-        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-            return np.asarray(leaf)
-        from jax.experimental import multihost_utils
-
-        return multihost_utils.process_allgather(leaf, tiled=True)
-
-    return jax.tree.map(fetch, tree)
-
-
-def _is_key(leaf: Any) -> bool:
-    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    A copy: a view would keep the whole chunk alive.
+    """
+    return np.swapaxes(leaf[:num_steps], 0, 1).copy()

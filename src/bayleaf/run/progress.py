@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+
 LINE_SECONDS = 10.0
 
 _LABELS = {"divergences": "divergent", "rhat": "R-hat", "step_size": "step"}
@@ -26,7 +28,7 @@ class Progress(Protocol):
     def __exit__(self, *exception: object) -> None: ...
 
     def update(self, done: int, status: Mapping[str, Any] | None = None) -> None:
-        """Tell that ``done`` steps of all are done, counted from the first warm-up step.
+        """Tell that ``done`` steps of all are done, counted from the first of all.
 
         Args:
             done: steps done, those of an earlier, resumed part included.
@@ -37,8 +39,7 @@ class Progress(Protocol):
 
 
 def open_progress(
-    num_warmup: int,
-    num_draws: int,
+    phases: Mapping[str, int],
     *,
     shown: bool = True,
     done: int = 0,
@@ -46,16 +47,15 @@ def open_progress(
     """The display that suits where the program runs.
 
     Args:
-        num_warmup: warm-up steps of each chain.
-        num_draws: kept draws of each chain.
+        phases: the steps of each phase, by its name and in order: ``{"warm-up": 300, ...}``.
         shown: False gives a display that stays silent.
         done: steps that an earlier part of the run has done already.
     """
     if not shown:
         return Silent()
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
-        return Bar(num_warmup, num_draws, done=done)
-    return Lines(num_warmup, num_draws, done=done)
+        return Bar(phases, done=done)
+    return Lines(phases, done=done)
 
 
 class Silent:
@@ -76,14 +76,13 @@ class Lines:
 
     def __init__(
         self,
-        num_warmup: int,
-        num_draws: int,
+        phases: Mapping[str, int],
         *,
         done: int = 0,
         file: Any = None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._num_warmup, self._total = num_warmup, num_warmup + num_draws
+        self._phases, self._total = phases, sum(phases.values())
         self._first, self._file, self._clock = done, file or sys.stderr, clock
 
     def __enter__(self) -> Lines:
@@ -102,7 +101,7 @@ class Lines:
         elapsed = now - self._began
         left = elapsed * (self._total - done) / max(done - self._first, 1)
         parts = [
-            f"{_phase(done, self._num_warmup)}: {done}/{self._total} steps",
+            f"{_phase(done, self._phases)}: {done}/{self._total} steps",
             f"{_duration(elapsed)} elapsed, {_duration(left)} left",
             *(f"{label} {value}" for label, value in _readable(status)),
         ]
@@ -115,13 +114,12 @@ class Bar:
 
     def __init__(
         self,
-        num_warmup: int,
-        num_draws: int,
+        phases: Mapping[str, int],
         *,
         done: int = 0,
         console: Any = None,
     ):
-        self._num_warmup, self._total = num_warmup, num_warmup + num_draws
+        self._phases, self._total = phases, sum(phases.values())
         self._display = _rich_progress(console)
         self._task = self._display.add_task(
             "starting", total=self._total, completed=done, status=""
@@ -140,7 +138,7 @@ class Bar:
         self._display.update(
             self._task,
             completed=done,
-            description=_phase(done, self._num_warmup),
+            description=_phase(done, self._phases),
             status="  ".join(_coloured(status)),
         )
 
@@ -171,8 +169,10 @@ def _rich_progress(console: Any) -> Any:
     )
 
 
-def _phase(done: int, num_warmup: int) -> str:
-    return "warm-up" if done < num_warmup else "sampling"
+def _phase(done: int, phases: Mapping[str, int]) -> str:
+    """The phase that the next step belongs to; after the last step, the last."""
+    ends = np.cumsum(list(phases.values()))
+    return list(phases)[min(np.searchsorted(ends, done, side="right"), len(phases) - 1)]
 
 
 def _readable(status: Mapping[str, Any] | None) -> list[tuple[str, str]]:

@@ -1,23 +1,15 @@
-"""`sample`: the one loop that every algorithm runs in.
+"""`sample`: chains of any kernel on any target, through the one loop.
 
-It advances all chains by chunks (`bayleaf.run.chunk`), and between two chunks, in plain Python, it
-does everything that is not the algorithm's business: draws go to the host, so that device memory
-does not grow with the run; the progress display is told; the checkpoint is written; an interrupt is
-caught. The length of a chunk follows the clock, so that this happens about three times a second
-whatever the model costs; since no random stream depends on it, draws do not either.
-
-Afterwards the draws are looked over, and what makes them unreliable is warned about by name.
+It finds where chains start, hands the program of `bayleaf.run.chunk` to the loop of
+`bayleaf.run.loop`, and makes a `Run` of what the loop has kept. Afterwards the draws are looked
+over, and what makes them unreliable is warned about by name.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
-import signal
-import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +21,24 @@ from jax.sharding import Mesh
 
 from bayleaf.errors import CheckpointError, bad_argument, warn
 from bayleaf.run.arguments import as_kernel, as_target, check_settings
-from bayleaf.run.checkpoint import Checkpoint, restore
-from bayleaf.run.chunk import Chunk, Progression, advance, begin, capacity_for, place, to_host
+from bayleaf.run.chunk import (
+    Chunk,
+    Progression,
+    advance,
+    begin,
+    by_chain,
+    capacity_for,
+    place,
+)
 from bayleaf.run.diagnostics import Monitor, diagnose
 from bayleaf.run.fingerprint import fingerprint
+from bayleaf.run.host import is_first_process, to_host
+from bayleaf.run.loop import Loop
 from bayleaf.run.progress import open_progress
 from bayleaf.run.results import Run
 from bayleaf.targets import Target
 from bayleaf.trees import leaf_names
 from bayleaf.types import Key, LogDensity
-
-FIRST_CHUNK = 32
-CHUNK_SECONDS = 0.3
-"""How long a chunk should take: often enough for a display and Ctrl-C, rare enough to be free."""
 
 
 def sample(
@@ -92,7 +89,7 @@ def sample(
 
 
 class Session:
-    """A run in the making: the target, the kernel and all that has been drawn so far."""
+    """A run in the making: the target, the kernel, and the loop that holds what has been drawn."""
 
     def __init__(
         self,
@@ -105,20 +102,22 @@ class Session:
     ):
         self.target = target
         self.tuner = tuner
-        self.progression = progression
         self.starts = to_host(starts)
         self.num_warmup = num_warmup
         self.mesh = mesh
         self.identity: dict[str, str] = {}
-        self.is_saved = False
-        self.checkpoint: Checkpoint | None = None  # in the process that writes it
-        self.step = 0
         self.seconds = 0.0
         self.spent: Any = 0  # gradients before the first step
-        self.warmup: list[dict[str, np.ndarray]] = []
-        self.chunks: list[tuple[Any, dict[str, np.ndarray]]] = []
         self.num_chains = jax.tree.leaves(progression.states)[0].shape[0]
-        self.capacity = capacity_for((progression.states.position, starts))
+        placed = (lambda state: state) if mesh is None else (lambda state: place(state, mesh))
+        self.loop = Loop(
+            self._call,
+            placed(progression),
+            capacity=capacity_for((progression.states.position, starts)),
+            select=select,
+            trim=by_chain,
+            place=placed,
+        )
 
     @classmethod
     def open(
@@ -153,47 +152,26 @@ class Session:
             num_warmup=num_warmup,
             init=session.starts,
         )
-        if mesh is not None:
-            session.progression = place(session.progression, mesh)
         return session
 
     def save_to(self, path: str | Path) -> None:
         """Write a checkpoint from now on; take up the one that is there, if any."""
-        self.is_saved, is_writer = True, jax.process_index() == 0
-        if not agreed(Checkpoint.exists(path)):
-            self.checkpoint = Checkpoint.create(path, self.identity) if is_writer else None
-            return
-        checkpoint = Checkpoint.open(path, self.identity)
-        self.checkpoint = checkpoint if is_writer else None
-        self.resume(checkpoint.state(), str(path))
-        _, chunk = eqx.filter_eval_shape(self._call, np.int32(0))  # the structure of what was saved
-        for leaves in checkpoint.chunks("warmup"):
-            self.warmup.append(jax.tree.unflatten(jax.tree.structure(chunk.stats), leaves))
-        for leaves in checkpoint.chunks("draws"):
-            self.chunks.append(jax.tree.unflatten(jax.tree.structure(tuple(chunk)), leaves))
-
-    def resume(self, leaves: list[Any], source: str) -> None:
-        """Go on from saved leaves of a progression."""
-        arrays, rest = eqx.partition(self.progression, eqx.is_array)
-        arrays = jax.tree.map(jnp.asarray, restore(to_host(arrays), leaves, source))
-        self.progression = eqx.combine(arrays, rest)
-        self.step = int(self.progression.step)
-        if self.mesh is not None:
-            self.progression = place(self.progression, self.mesh)
+        self.loop.save_to(path, self.identity)
 
     def run(self, num_draws: int, progress: bool) -> Run:
         """Advance until every chain has ``num_draws`` kept draws; look the draws over."""
-        total = self.num_warmup + num_draws
         began = time.monotonic()
         display = open_progress(
-            self.num_warmup, num_draws, shown=progress and jax.process_index() == 0, done=self.step
+            {"warm-up": self.num_warmup, "sampling": num_draws},
+            shown=progress and is_first_process(),
+            done=self.loop.step,
         )
         interrupted = False
         with display:
             try:
-                self._advance_to(total, display)
+                self._advance(num_draws, display)
             except KeyboardInterrupt:
-                if not self.chunks:
+                if not self.loop.series.get("draws"):
                     raise
                 interrupted = True
         self.seconds += time.monotonic() - began
@@ -207,50 +185,24 @@ class Session:
             warn(finding.message)
         return run
 
-    def _advance_to(self, total: int, display: Any) -> None:
+    def _advance(self, num_draws: int, display: Any) -> None:
         monitor = Monitor()
-        size, is_first = min(FIRST_CHUNK, self.capacity), True
-        while self.step < total:
-            is_warmup = self.step < self.num_warmup
-            num_steps = min(size, (self.num_warmup if is_warmup else total) - self.step)
-            began = time.monotonic()
-            draws, stats = self._advance(num_steps)
-            per_step = (time.monotonic() - began) / num_steps
-            status = {} if is_warmup else monitor.add(draws, stats | self._step_sizes(num_steps))
-            display.update(self.step, status)
-            if not is_first:  # the first chunk's time is that of the compiler
-                size = agreed(min(2 * size, self.capacity, max(1, CHUNK_SECONDS / per_step)))
-            is_first = False
 
-    def _advance(self, num_steps: int) -> tuple[Any, dict[str, np.ndarray]]:
-        """One chunk: its draws to the host, then the checkpoint."""
-        progression, chunk = self._call(np.int32(num_steps))
-        draws, stats = jax.tree.map(lambda leaf: by_chain(leaf, num_steps), to_host(tuple(chunk)))
-        is_warmup = self.step < self.num_warmup
-        step = self.step + num_steps
-        state = to_host(eqx.filter(progression, eqx.is_array)) if self.is_saved else None
-        with undisturbed():  # the session and its checkpoint take the chunk both, or neither
-            if self.checkpoint is not None:
-                if is_warmup:
-                    self.checkpoint.append(jax.tree.leaves(stats), "warmup")
-                else:
-                    self.checkpoint.append(jax.tree.leaves((draws, stats)), "draws")
-                self.checkpoint.commit(jax.tree.leaves(state), {"step": step})
-            self.progression, self.step = progression, step
-            if is_warmup:
-                self.warmup.append(stats)
-            else:
-                self.chunks.append((draws, stats))
-        return draws, stats
+        def notice(kept: Any, num_steps: int) -> Any:
+            draws, stats = kept
+            return monitor.add(draws, stats | self._step_sizes(num_steps))
 
-    def _call(self, num_steps: Any) -> tuple[Progression, Chunk]:
-        parts = self.target, self.tuner, self.progression
+        self.loop.advance_to(self.num_warmup, "warmup", display)
+        self.loop.advance_to(self.num_warmup + num_draws, "draws", display, notice=notice)
+
+    def _call(self, progression: Progression, num_steps: Any) -> tuple[Progression, Chunk]:
         num_warmup: Any = np.int32(self.num_warmup)  # as an array, so that it is not compiled in
-        return advance(*parts, num_steps, num_warmup, self.capacity, self.mesh)
+        parts = self.target, self.tuner, progression
+        return advance(*parts, num_steps, num_warmup, self.loop.capacity, self.mesh)
 
     def _step_sizes(self, num_draws: int) -> dict[str, np.ndarray]:
         """The step sizes that warm-up has arrived at, as series like the other statistics."""
-        kernel = eqx.filter(self.progression.kernel, eqx.is_array_like)
+        kernel = eqx.filter(self.loop.state.kernel, eqx.is_array_like)
         named = zip(leaf_names(kernel), jax.tree.leaves(kernel), strict=True)
         return {
             name: np.full((self.num_chains, num_draws), to_host(leaf))
@@ -260,19 +212,21 @@ class Session:
 
     def result(self) -> Run:
         """The run as far as it got."""
-        draws, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *self.chunks)
-        warmup = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *(self.warmup or [{}]))
+        series = self.loop.series
+        draws, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *series["draws"])
+        steps = series.get("warmup") or [{}]
+        warmup = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *steps)
         if "num_gradients" in warmup:  # a fresh array, which concatenate has made
             warmup["num_gradients"][:, 0] += self.spent
         num_draws = jax.tree.leaves(draws)[0].shape[1]
         stats = stats | self._step_sizes(num_draws)
-        kernel = self.progression.kernel
+        kernel = self.loop.state.kernel
         return Run(
             draws=draws,
             stats=stats,
             warmup_stats=warmup,
             kernel=kernel,
-            sampler=to_host(eqx.filter(self.progression, eqx.is_array)),
+            sampler=to_host(eqx.filter(self.loop.state, eqx.is_array)),
             num_warmup=self.num_warmup,
             findings=diagnose(
                 draws, stats, start=self.starts, max_depth=getattr(kernel, "max_depth", None)
@@ -288,12 +242,19 @@ class Session:
         Extending the same run again gives the same draws and writes nothing.
         """
         session = copy.copy(self)
-        self.is_saved, self.checkpoint = False, None
-        session.warmup, session.seconds = [dict(run.warmup_stats)], run.seconds
+        session.loop = copy.copy(self.loop)
+        self.loop.release()
+        session.seconds = run.seconds
         session.spent = 0  # they are counted in the run's own statistics
         known = set(run.stats) - set(self._step_sizes(1))
-        session.chunks = [(run.draws, {name: run.stats[name] for name in sorted(known)})]
+        kept = (run.draws, {name: run.stats[name] for name in sorted(known)})
+        session.loop.series = {"warmup": [dict(run.warmup_stats)], "draws": [kept]}
         return session.run(run.num_draws + num_draws, progress)
+
+
+def select(series: str, chunk: Chunk) -> Any:
+    """What is kept of a chunk: in warm-up only what the kernel recorded."""
+    return chunk.stats if series == "warmup" else tuple(chunk)
 
 
 def attach(run: Run, target: Any, kernel: Any = None) -> Run:
@@ -318,44 +279,10 @@ def attach(run: Run, target: Any, kernel: Any = None) -> Run:
     progression, begun = begin(target, kernel, positions, jax.random.key(0))
     session = Session(target, kernel.tuner(), progression, begun.starts, run.num_warmup, None)
     session.identity = dict(run.fingerprint)
-    session.resume(leaves, "the saved run")
+    session.loop.resume(leaves, run.num_warmup + run.num_draws, "the saved run")
     return dataclasses.replace(
         run,
-        kernel=session.progression.kernel,
-        sampler=to_host(eqx.filter(session.progression, eqx.is_array)),
+        kernel=session.loop.state.kernel,
+        sampler=to_host(eqx.filter(session.loop.state, eqx.is_array)),
         continuation=session._extend,
     )
-
-
-def agreed(number: int | float) -> int:
-    """The same whole number in every process: that of the first one, whose clock counts."""
-    if jax.process_count() == 1:
-        return int(number)
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
-@contextlib.contextmanager
-def undisturbed() -> Iterator[None]:
-    """Ctrl-C waits until the end of the block."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted
-        return
-    waiting: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *details: waiting.append(details))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if waiting:
-        handler(*waiting[0])
-
-
-def by_chain(leaf: np.ndarray, num_steps: int) -> np.ndarray:
-    """``[step, chain, ...]`` to ``[chain, draw, ...]``, without what lies beyond the steps taken.
-
-    A copy: a view would keep the whole chunk alive.
-    """
-    return np.swapaxes(leaf[:num_steps], 0, 1).copy()
