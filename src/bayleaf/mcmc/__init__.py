@@ -13,7 +13,9 @@ from bayleaf.mcmc.metropolis import Independence, Langevin, MetropolisHastings, 
 from bayleaf.mcmc.minibatch import ControlVariate
 from bayleaf.mcmc.nuts import NUTS
 from bayleaf.mcmc.reference import StudentReference, TiltedPrior, laplace_reference
+from bayleaf.mcmc.single_site import SingleSiteGibbs, SingleSiteMetropolis
 from bayleaf.mcmc.slice import HitAndRunSlice, Slice
+from bayleaf.mcmc.swendsen_wang import SwendsenWang
 
 __all__ = [
     "HMC",
@@ -32,8 +34,11 @@ __all__ = [
     "Langevin",
     "MetropolisHastings",
     "RandomWalk",
+    "SingleSiteGibbs",
+    "SingleSiteMetropolis",
     "Slice",
     "StudentReference",
+    "SwendsenWang",
     "TiltedPrior",
     "Tuner",
     "from_blackjax",

@@ -18,9 +18,11 @@ from bayleaf.targets import Target
 
 
 def as_target(target: Any, init: Any) -> Target:
-    """The target, or the target of a bare log density that starts at ``init``."""
+    """The target, that of a model which offers one, or that of a function and ``init``."""
     if isinstance(target, Target):
         return target
+    if callable(getattr(target, "target", None)):
+        return target.target()
     if not callable(target):
         raise bad_argument(
             "target", repr(target), "a bl.Target, or a function that returns a log density"

@@ -1,0 +1,1 @@
+"""The same algorithms in machine code, by numba (extra ``fast``), for the CPU."""
