@@ -91,6 +91,20 @@ class HamiltonianTuner(Tuner):
         search = dual_averaging_init(jnp.asarray(kernel.step_size, dtype))
         return kernel, Tuning(search, History(empty, empty), zero, zero, zero + FIRST_WINDOW)
 
+    def resume(
+        self, log_density: LogDensity, kernel: Any, tuning: Tuning, states: Any
+    ) -> tuple[Any, Tuning]:
+        """The metric from the draws and their scores; the search goes on from the old step size."""
+        del log_density
+        draws, scores = rows(states.position), rows(states.gradient)
+        if self.learns_metric:
+            kernel = dataclasses.replace(kernel, metric=sample_metric(draws, scores))
+        search = dual_averaging_init(jnp.asarray(kernel.step_size, draws.dtype))
+        # The old step is nearly right: no reason to try ten times as much first.
+        search = search._replace(center=search.log_step)
+        zero = jnp.zeros((), jnp.int32)
+        return kernel, Tuning(search, tuning.history, zero, zero, zero + FIRST_WINDOW)
+
     def observe(self, tuning: Tuning, states: Any, infos: Any, step: Any) -> Tuning:
         """Remember the draws and scores, in place of the oldest."""
         del infos
@@ -167,6 +181,16 @@ def history_metric(history: History, first: Any, last: Any) -> Metric:
     if dim <= DENSE_LIMIT:
         return fisher_dense(draws, scores, is_used, SHRINKAGE)
     return fisher_low_rank(draws, scores, is_used, SHRINKAGE, min(MAX_RANK, draws.shape[0]))
+
+
+def sample_metric(draws: Float[Array, "chain dim"], scores: Float[Array, "chain dim"]) -> Metric:
+    """The metric from one draw of each chain, in the form of `first_metric`."""
+    num_chains, dim = draws.shape
+    is_used = jnp.ones(num_chains, bool)
+    if dim <= DENSE_LIMIT:
+        return fisher_dense(draws, scores, is_used, SHRINKAGE)
+    rank = min(MAX_RANK, num_slots(num_chains, dim) * num_chains)
+    return fisher_low_rank(draws, scores, is_used, SHRINKAGE, rank)
 
 
 def first_metric(draws: Float[Array, "chain dim"], scores: Float[Array, "chain dim"]) -> Metric:

@@ -171,6 +171,19 @@ class GibbsTuner(Tuner):
                 kernels[i], tunings[i] = tuner.init(density, kernels[i], block)
         return self._replace(kernel, kernels), tuple(tunings)
 
+    def resume(
+        self, log_density: LogDensity, kernel: Gibbs, tuning: tuple[Any, ...], states: GibbsState
+    ) -> tuple[Gibbs, tuple[Any, ...]]:
+        """Every block's tuner begins again."""
+        first = jax.tree.map(lambda leaf: leaf[0], states.position)
+        kernels, tunings = list(kernel.kernels), list(tuning)
+        for i, (name, tuner) in enumerate(zip(self.names, self.tuners, strict=True)):
+            if tuner is not None:
+                density = BlockDensity(log_density, first, name)
+                block = states.blocks[label(name)]
+                kernels[i], tunings[i] = tuner.resume(density, kernels[i], tunings[i], block)
+        return self._replace(kernel, kernels), tuple(tunings)
+
     def observe(self, tuning: tuple[Any, ...], states: GibbsState, infos: Any, step: Any) -> Any:
         """Let every block's tuner note the step."""
         return tuple(

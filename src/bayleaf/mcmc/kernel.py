@@ -35,6 +35,18 @@ class Tuner(eqx.Module):
         """The kernel with its free parameters filled in, and the tuner's state."""
         raise NotImplementedError(type(self).__name__)
 
+    def resume(
+        self, log_density: LogDensity, kernel: Any, tuning: Any, states: Any
+    ) -> tuple[Any, Any]:
+        """Begin to learn again, under a log density that has changed a little.
+
+        Tempering calls it: ``kernel`` and ``tuning`` are what was learnt under the old density,
+        ``states`` are draws of the new one, any number of them, from which new chains will start.
+        By default all is learnt anew.
+        """
+        del tuning
+        return self.init(log_density, kernel, states)
+
     def observe(self, tuning: Any, states: Any, infos: Any, step: Any) -> Any:
         """The tuner's state with step ``step`` noted.
 

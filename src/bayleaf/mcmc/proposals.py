@@ -263,6 +263,21 @@ class ProposalTuner(Tuner):
         )
         return self._kernel(kernel, step_size, shape), tuning
 
+    def resume(
+        self, log_density: LogDensity, kernel: Any, tuning: Tuning, states: Any
+    ) -> tuple[Any, Tuning]:
+        """The shape of the draws, and the step size that suits a Gaussian of that shape."""
+        del log_density
+        x = ravel_chains(states.position)
+        moments = moments_update(moments_init(x.shape[1], x.dtype), x)
+        tuning = self._renew(tuning.averaging, moments, tuning, x.shape[0])
+        # The step of a known shape is nearly right: no reason to try ten times as much first.
+        tuning = tuning._replace(
+            averaging=tuning.averaging._replace(center=tuning.averaging.log_step),
+            next_window=jnp.asarray(FIRST_WINDOW, jnp.int32),
+        )
+        return self._kernel(kernel, jnp.exp(tuning.averaging.log_step), tuning.shape), tuning
+
     def update(
         self, kernel: Any, tuning: Tuning, states: Any, infos: Any, step: Any, num_warmup: Any
     ) -> tuple[Any, Tuning]:

@@ -261,6 +261,14 @@ class WidthTuner(Tuner):
         tuning = WidthTuning(x, jnp.full(x.shape[1], 1 / WIDTH_PER_JUMP, x.dtype))
         return with_field(kernel, "width", WIDTH_PER_JUMP * tuning.jump), tuning
 
+    def resume(
+        self, log_density: LogDensity, kernel: Slice, tuning: WidthTuning, states: Any
+    ) -> tuple[Slice, WidthTuning]:
+        """The widths as they are."""
+        del log_density, states
+        # Where the chains will start is not known: the first step tells nothing about jumps.
+        return kernel, tuning._replace(last=jnp.full_like(tuning.last, jnp.nan))
+
     def update(
         self,
         kernel: Slice,
@@ -300,6 +308,25 @@ class DirectionTuner(Tuner):
         shape = as_matrix(kernel.shape, dim, x.dtype)
         jump = jnp.asarray(1 / WIDTH_PER_JUMP, x.dtype)
         tuning = DirectionTuning(x, jump, moments_init(dim, x.dtype), shape)
+        return self._kernel(kernel, tuning), tuning
+
+    def resume(
+        self,
+        log_density: LogDensity,
+        kernel: HitAndRunSlice,
+        tuning: DirectionTuning,
+        states: Any,
+    ) -> tuple[HitAndRunSlice, DirectionTuning]:
+        """The shape of the draws; the width, in units of it, as it is."""
+        del log_density
+        x = ravel_chains(states.position)
+        moments = moments_update(moments_init(x.shape[1], x.dtype), x)
+        shape = tuning.shape
+        if self.learns_shape:
+            factor = covariance_factor(moments, len(x))
+            shape = jnp.where(jnp.all(jnp.isfinite(factor)), factor, shape)
+        last = jnp.full_like(tuning.last, jnp.nan)
+        tuning = DirectionTuning(last, tuning.jump, moments, shape)
         return self._kernel(kernel, tuning), tuning
 
     def update(
