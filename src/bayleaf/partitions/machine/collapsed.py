@@ -12,7 +12,7 @@ import numpy as np
 from numba import types
 
 from bayleaf.partitions.machine import ffi
-from bayleaf.partitions.machine.ffi import OPERANDS, RESULTS, machine_code, view
+from bayleaf.partitions.machine.ffi import OPERANDS, RESULTS, machine_code
 from bayleaf.partitions.machine.graph import bond_graph, like_on_graph, neighbours
 from bayleaf.partitions.machine.marginals import log_joined, log_marginal
 from bayleaf.partitions.machine.random import generator
@@ -193,49 +193,42 @@ def one_sweep(
     num_clusters = in_order(new, places)
     for k in range(num_clusters):
         density += opened[k]
-    return num_components, num_clusters, num_like, num_nan, density, entropy
+    return (num_components, num_clusters, num_like, num_nan), density, entropy
 
 
 def partition_sweep(frame):
     """See `bayleaf.partitions.machine.collapsed_calls.sweep`."""
     if ffi.is_request(frame):
         return types.uint64(0)
-    num_chains = ffi.size(frame, RESULTS, 1)
-    num_sites = ffi.size(frame, RESULTS, 0) // num_chains
-    words_of_key = ffi.size(frame, OPERANDS, 1) // num_chains
-    layout = ffi.whole(frame, OPERANDS, 9, 0, 8)
-    kind, dim, places, num_stats = layout[0], layout[1], layout[2], layout[3]
-    num_couplings, num_bonds, num_numbers, num_edges = layout[4], layout[5], layout[6], layout[7]
-    edges = ffi.whole(frame, OPERANDS, 2, 0, 2 * num_edges).reshape(num_edges, 2)
-    room, both = np.empty((dim, dim)), np.empty(num_stats)
-    for chain in range(num_chains):
-        labels = ffi.whole(frame, OPERANDS, 0, chain, num_sites)
-        rng = generator(ffi.whole(frame, OPERANDS, 1, chain, words_of_key))
-        couplings = ffi.reals(frame, OPERANDS, 3, chain, num_couplings)
-        bonds = ffi.reals(frame, OPERANDS, 4, chain, num_bonds)
-        residuals = couplings + np.log1p(-bonds)
-        statistics = ffi.reals(frame, OPERANDS, 5, chain, num_sites * num_stats)
-        numbers = ffi.reals(frame, OPERANDS, 6, chain, num_numbers)
-        steps = ffi.reals(frame, OPERANDS, 7, chain, num_sites)
-        opened = ffi.reals(frame, OPERANDS, 8, chain, places)
-        by_size = np.full(num_sites + 1, np.nan)
-        model = (kind, numbers, dim, room, both, by_size)
-        new = ffi.whole(frame, RESULTS, 0, chain, num_sites)
-        counts = one_sweep(
+    layout = ffi.whole(frame, OPERANDS, 9, 0)
+    kind, dim = layout[0], layout[1]
+    room = np.empty((dim, dim))
+    for chain in range(ffi.num_chains(frame)):
+        labels = ffi.whole(frame, OPERANDS, 0, chain)
+        rng = generator(ffi.whole(frame, OPERANDS, 1, chain))
+        edges = ffi.whole(frame, OPERANDS, 2, chain).reshape(-1, 2)
+        couplings = ffi.reals(frame, OPERANDS, 3, chain)
+        bonds = ffi.reals(frame, OPERANDS, 4, chain)
+        statistics = ffi.reals(frame, OPERANDS, 5, chain)
+        num_stats = statistics.size // labels.size
+        numbers = ffi.reals(frame, OPERANDS, 6, chain)
+        steps = ffi.reals(frame, OPERANDS, 7, chain)
+        by_size = np.full(labels.size + 1, np.nan)
+        counts, density, entropy = one_sweep(
             labels,
             edges,
             couplings,
             bonds,
-            residuals,
-            statistics.reshape(num_sites, num_stats),
-            model,
-            size_weights(steps, num_sites),
-            opened,
+            couplings + np.log1p(-bonds),
+            statistics.reshape(labels.size, num_stats),
+            (kind, numbers, dim, room, np.empty(num_stats), by_size),
+            size_weights(steps, labels.size),
+            ffi.reals(frame, OPERANDS, 8, chain),
             rng,
-            new,
+            ffi.whole(frame, RESULTS, 0, chain),
         )
         for k in range(4):
-            view(ffi.address(frame, RESULTS, k + 1), num_chains, types.int32)[chain] = counts[k]
-        ffi.put_real(frame, 5, chain, counts[4])
-        ffi.put_real(frame, 6, chain, counts[5])
+            ffi.put_whole(frame, k + 1, chain, counts[k])
+        ffi.put_real(frame, 5, chain, density)
+        ffi.put_real(frame, 6, chain, entropy)
     return types.uint64(0)

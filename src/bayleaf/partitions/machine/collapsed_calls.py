@@ -50,8 +50,6 @@ def sweep(model: Any, key: Key, labels: Int[Array, "site"], bonds: Any) -> Parti
     statistics = model.statistics.astype(dtype)
     steps = model.prior.log_size_steps(num_sites).astype(dtype)
     opened = model.prior.log_opened(jnp.arange(model.max_clusters)).astype(dtype)
-    sizes = [model.max_clusters, statistics.shape[1], model.coupling.size, bonds.size]
-    layout = [kind, dim, *sizes, numbers.size, model.graph.num_edges]
     count, real = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), dtype)
     results = (
         jax.ShapeDtypeStruct(labels.shape, jnp.int32),
@@ -73,7 +71,7 @@ def sweep(model: Any, key: Key, labels: Int[Array, "site"], bonds: Any) -> Parti
         numbers,
         steps,
         opened,
-        np.array(layout, np.int32),
+        np.array([kind, dim], np.int32),
     )
     new = new.astype(labels.dtype)
     return PartitionSwept(new, components, clusters, like, num_nan > 0, density, entropy)

@@ -1,0 +1,185 @@
+r"""Generalised Swendsen-Wang sampling of partitions: bonded pieces choose their cluster anew.
+
+Given the partition, neighbours in the same cluster are bonded with probability $q_e$; given the
+bonds, each connected piece leaves its cluster and joins another one, or makes a new one, by its
+exact conditional probability (`bayleaf.partitions.collapsed` has the formulas). Any $q_e$ in [0, 1)
+leaves the posterior invariant, as long as it does not look at the labels; it decides only how large
+the pieces are:
+
+- ``bonds=0.0``: single sites, collapsed Gibbs sampling. Good when the data are informative.
+- ``Decoupled(1.0)``: the bonds of Swendsen and Wang, $q_e = 1 - e^{-\beta_e}$. Good when the
+  couplings are strong against the data. Otherwise clusters are drawn without regard to the data,
+  and large ones hardly ever find a better place.
+- ``Decoupled(0.5)``: between the two (Higdon's partial decoupling).
+- a number for each edge, or a function, that may use the data.
+
+The default draws one of four strengths for each sweep, of which none needs to be the right one.
+
+Sources: those of `bayleaf.partitions.collapsed`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from bayleaf.errors import bad_argument
+from bayleaf.mcmc.kernel import Kernel
+from bayleaf.partitions.arguments import is_known
+from bayleaf.partitions.collapsed import sweep
+from bayleaf.partitions.model import PartitionModel, as_partition_model
+from bayleaf.trees import Frozen, frozen_function
+from bayleaf.types import Count, Flag, Key, LogDensity, Position, Scalar
+
+
+class PartitionState(NamedTuple):
+    """The labels and their log density."""
+
+    position: Int[Array, "site"]
+    log_density: Scalar
+
+
+class PartitionInfo(NamedTuple):
+    r"""Numbers that the partition decides, whatever its clusters are called.
+
+    ``num_components`` counts the bonded pieces that were moved; ``num_clusters`` the clusters;
+    ``num_like`` the edges within clusters; ``size_entropy`` is $-\sum_j (m_j/n) \log(m_j/n)$;
+    ``is_nan`` tells that the prior or the likelihood was NaN for a choice, which was not taken.
+    """
+
+    num_components: Count
+    num_clusters: Count
+    num_like: Count
+    size_entropy: Scalar
+    log_density: Scalar
+    is_nan: Flag
+
+
+class Decoupled(eqx.Module):
+    r"""Bonds with probability $1 - e^{-\delta \max(\beta_e, 0)}$, $\delta$ drawn for each sweep.
+
+    Args:
+        strengths: the values of delta, one or several, equally likely; 0 is Gibbs sampling, 1 is
+            Swendsen and Wang's, above 1 pieces are larger and repel what they were cut from.
+
+    Raises:
+        BayleafError: a strength that is negative or not finite.
+    """
+
+    strengths: Float[Array, "rule"]
+
+    def __init__(self, strengths: Any) -> None:
+        array = jnp.atleast_1d(jnp.asarray(strengths, float))
+        is_good = array.ndim == 1 and array.size > 0
+        if not is_good or (is_known(array) and not np.all((array >= 0) & np.isfinite(array))):
+            raise bad_argument("strengths", str(strengths), "numbers, at least 0")
+        self.strengths = array
+
+    def __call__(self, key: Key, model: PartitionModel) -> Float[Array, "..."]:
+        """The probabilities of one sweep."""
+        delta = jax.random.choice(key, self.strengths).astype(model.coupling.dtype)
+        return -jnp.expm1(-delta * jnp.maximum(model.coupling, 0))
+
+
+class GeneralisedSwendsenWang(Kernel):
+    """Sweeps of a `bayleaf.partitions.PartitionModel`.
+
+    Draws are labels numbered by first sites (`bayleaf.partitions.first_come_labels`); what they
+    have in common is told by `bayleaf.partitions.coclustering` and `point_estimate`.
+
+    Args:
+        bonds: q, one number for all edges or one for each, in [0, 1); or a function ``bonds(key,
+            model)`` that returns such for one sweep, which may use the data of the model and chance
+            but knows no labels. None is ``Decoupled([0, 0.25, 0.5, 1])``.
+        engine: ``"numba"`` (machine code for one thread of a CPU, extra ``fast``) or ``"jax"``;
+            None takes numba on CPUs where it is installed, if the prior is a product and the
+            likelihood is one of this library. They agree in law.
+
+    Raises:
+        BayleafError: bonds outside of [0, 1), or of another shape than the edges of the model; an
+            unknown engine.
+    """
+
+    bonds: Frozen | Float[Array, "..."]
+    engine: str | None = eqx.field(static=True)
+
+    def __init__(
+        self,
+        bonds: Any = None,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        if engine not in (None, "numba", "jax"):
+            raise bad_argument("engine", engine, '"numba", "jax" or None')
+        self.engine = engine
+        if bonds is None:
+            bonds = Decoupled([0.0, 0.25, 0.5, 1.0])
+        if callable(bonds):
+            self.bonds = frozen_function(bonds, "bonds")
+        else:
+            self.bonds = checked_bonds(bonds)
+
+    def init(self, log_density: LogDensity, position: Position) -> PartitionState:
+        """The state at these labels."""
+        model, labels = as_partition_model(log_density), jnp.asarray(position)
+        shape = (model.graph.num_sites,)
+        if labels.shape != shape or not jnp.issubdtype(labels.dtype, jnp.integer):
+            raise bad_argument(
+                "position",
+                f"{labels.dtype} numbers of shape {labels.shape}",
+                f"labels, integers of shape {shape}",
+            )
+        return PartitionState(labels, model(labels))
+
+    def step(
+        self, log_density: LogDensity, key: Key, state: PartitionState
+    ) -> tuple[PartitionState, PartitionInfo]:
+        """One sweep."""
+        model = as_partition_model(log_density)
+        key_bonds, key_sweep = jax.random.split(key)
+        probability = probabilities(self.bonds, key_bonds, model)
+        swept = sweep(model, key_sweep, state.position, probability, engine=self.engine)
+        info = PartitionInfo(
+            swept.num_components,
+            swept.num_clusters,
+            swept.num_like,
+            swept.size_entropy,
+            swept.log_density,
+            swept.is_nan,
+        )
+        return PartitionState(swept.labels, swept.log_density), info
+
+
+def probabilities(bonds: Any, key: Key, model: PartitionModel) -> Float[Array, "..."]:
+    """The probabilities of one sweep, in [0, 1)."""
+    dtype = model.coupling.dtype
+    q = jnp.asarray(bonds(key, model) if isinstance(bonds, Frozen) else bonds, dtype)
+    if q.shape not in ((), (model.graph.num_edges,)):
+        raise bad_argument(
+            "bonds",
+            f"shape {q.shape}",
+            f"one probability, or one for each of {model.graph.num_edges} edges",
+        )
+    # At exactly 1, which a strong coupling reaches by rounding, nothing could ever be cut again.
+    return jnp.clip(q, 0, 1 - jnp.finfo(dtype).eps)
+
+
+def checked_bonds(bonds: Any) -> Float[Array, "..."]:
+    """Probabilities in [0, 1)."""
+    array = jnp.asarray(bonds, float)
+    if array.ndim > 1:
+        raise bad_argument("bonds", f"shape {array.shape}", "one number, or one for each edge")
+    if is_known(array) and not np.all((array >= 0) & (array < 1)):
+        where = np.flatnonzero(~((np.atleast_1d(array) >= 0) & (np.atleast_1d(array) < 1)))[0]
+        raise bad_argument(
+            "bonds" if array.ndim == 0 else f"bonds[{where}]",
+            str(np.atleast_1d(array)[where]),
+            "a probability in [0, 1)",
+            "An edge that is always bonded could never be cut: use 0.99.",
+        )
+    return array
