@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayleaf.montecarlo.particle_keys import UNROLLED, particle_keys, unrolled
+from bayleaf.montecarlo.particle_keys import UNROLLED, Keys, particle_keys, unrolled
 from bayleaf.montecarlo.resampling import systematic
 from bayleaf.montecarlo.state_space import GuidedProposal, StateSpaceModel
 from bayleaf.montecarlo.sums import total
@@ -199,7 +199,7 @@ def _advance(
 
 
 def _move(
-    model: StateSpaceModel, guide: GuidedProposal | None, keys: Key, particles: Any, step: _Step
+    model: StateSpaceModel, guide: GuidedProposal | None, keys: Keys, particles: Any, step: _Step
 ) -> tuple[Any, LogWeights | None]:
     """New particles, and the log of transition density over proposal density."""
     arguments = model.arguments

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 from jax.extend.random import define_prng_impl
 from jaxtyping import Array, UInt32
 
@@ -25,6 +26,7 @@ ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 PARITY = 0x1BD11BDA
 
 Words = UInt32[Array, "..."]
+Keys = jaxtyping.Key[Array, "particle"]
 
 
 def threefry(key: tuple[Words, Words], counter: tuple[Words, Words]) -> tuple[Words, Words]:
@@ -84,7 +86,7 @@ def unrolled(key: Key) -> Key:
     return jax.random.wrap_key_data(jax.random.bits(key, (2,), jnp.uint32), impl=UNROLLED)
 
 
-def particle_keys(key: Key, num_particles: int) -> Key:
+def particle_keys(key: Key, num_particles: int) -> Keys:
     """One key for each particle, from an unrolled key."""
     first, second = jax.random.key_data(key)
     number = jax.lax.iota(jnp.uint32, num_particles)

@@ -38,5 +38,6 @@ def total(x: Shaped[Array, "n *rest"]) -> Shaped[Array, "*rest"]:
         num_rows = max(2, min(LANES, x.shape[0] // LANES))
         width = -(-x.shape[0] // num_rows)
         padding = [(0, num_rows * width - x.shape[0]), *((0, 0) for _ in x.shape[1:])]
-        x = jnp.sum(jnp.pad(x, padding).reshape(num_rows, width, *x.shape[1:]), axis=0)
-    return jnp.sum(x, axis=0)
+        x = jnp.pad(x, padding).reshape(num_rows, width, *x.shape[1:])
+        x = jnp.sum(x, axis=0, dtype=x.dtype)
+    return jnp.sum(x, axis=0, dtype=x.dtype)
