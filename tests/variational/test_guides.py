@@ -184,7 +184,7 @@ def test_bad_input_is_refused_by_name():
     for scale in ([1.0, 2.0, 3.0], np.ones(3), {"a": 1.0}):
         with pytest.raises(BayleafError, match=r"scale: .* a tree like the position"):
             MeanField(jnp.zeros(2), scale=scale)
-    for rank in (0, 1.5, True):
+    for rank in (0, -1, True):
         with pytest.raises(BayleafError, match="rank"):
             LowRank(jnp.zeros(2), rank)
     assert LowRank(jnp.zeros(2), 10).factor.shape == (2, 2)

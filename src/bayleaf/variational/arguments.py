@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 
 from bayleaf.errors import bad_argument, sentence
 from bayleaf.gaussian import Gaussian
@@ -21,6 +22,8 @@ from bayleaf.types import Key, LogDensity, Position, Scalar
 from bayleaf.variational.guides import GaussianGuide
 
 OBJECTIVES = ("joint", "kl")
+MOST_CURVED = 1000
+"""Coordinates of which each has its curvature taken; it costs two gradients."""
 
 
 class Prior(eqx.Module):
@@ -89,7 +92,7 @@ def as_guide(guide: Any, target: Target, init: Any, key: Key, *, climbs: bool) -
             )
         if position is None:
             raise bad_argument("init", None, "a starting point, for the target has none")
-        guide = guide(_approached(target, position) if climbs else position)
+        guide = _made(guide, target, position, climbs)
         if not is_guide(guide):
             raise bad_argument(
                 "guide",
@@ -100,9 +103,38 @@ def as_guide(guide: Any, target: Target, init: Any, key: Key, *, climbs: bool) -
     return guide
 
 
+def _made(make: Any, target: Target, position: Position, climbs: bool) -> Any:
+    """The guide at the position, or near the mass; one of ours with scales that suit it there."""
+    if not climbs:
+        return make(position)
+    kind = getattr(make, "func", make)  # of a functools.partial
+    if not (isinstance(kind, type) and issubclass(kind, GaussianGuide)):
+        return make(_approached(target, position, False)[0])
+    position, scale = _approached(target, position, ravel_pytree(position)[0].size <= MOST_CURVED)
+    return make(position, scale=scale)
+
+
 @eqx.filter_jit
-def _approached(target: Target, position: Position) -> Position:
-    return approach(target, position)[0]
+def _approached(target: Target, position: Position, is_curved: bool) -> tuple[Position, Position]:
+    """Where a short ascent leads, and the scale of each coordinate there with the others held.
+
+    That scale, (-d^2 log p / du^2)^-1/2, is where mean field ends on a Gaussian. It is never more
+    than 1: a guide that is too narrow grows in a few steps, but one that reaches to where the
+    log density overflows has no gradient to come back by.
+    """
+    position = approach(target, position)[0]
+    flat, unravel = ravel_pytree(position)
+    if not is_curved:
+        return position, unravel(jnp.full_like(flat, 0.1))
+    gradient = jax.grad(lambda x: target(unravel(x)))
+
+    def curvature(i: Any) -> Any:
+        direction = jnp.zeros_like(flat).at[i].set(1)
+        return -jax.jvp(gradient, (flat,), (direction,))[1][i]
+
+    curvatures = jax.lax.map(curvature, jnp.arange(flat.size), batch_size=16)
+    curvatures = jnp.where(jnp.isfinite(curvatures), curvatures, 100.0)
+    return position, unravel(jax.lax.rsqrt(jnp.maximum(curvatures, 1.0)))
 
 
 def _check_guide(guide: Any, position: Position | None, key: Key) -> None:
@@ -160,7 +192,7 @@ def check_settings(
 ) -> None:
     """Refuse what is no count, no objective, no optimiser, no key."""
     if objective not in OBJECTIVES:
-        raise bad_argument("objective", objective, "'joint' or 'kl'")
+        raise bad_argument("objective", repr(objective), "'joint' or 'kl'")
     parts = (getattr(optimizer, "init", None), getattr(optimizer, "update", None))
     if optimizer is not None and not all(map(callable, parts)):
         raise bad_argument(
