@@ -18,6 +18,10 @@ class NonFiniteLogDensityError(BayleafError):
     """The log density or its gradient is NaN or infinite where a run must start."""
 
 
+class NotLogConcaveError(BayleafError):
+    """The density is not log-concave, so that no hull encloses it."""
+
+
 class CheckpointError(BayleafError):
     """A checkpoint is unreadable, or belongs to another run."""
 

@@ -3,8 +3,10 @@
 Each kernel runs through `bayleaf.sample`, inside `Gibbs`, or bare by ``kernel.bind(log_density)``.
 """
 
+from bayleaf.mcmc.adaptive_rejection import AdaptiveRejection
 from bayleaf.mcmc.elliptical_slice import EllipticalSlice
 from bayleaf.mcmc.foreign import Foreign, from_blackjax
+from bayleaf.mcmc.generalised_swendsen_wang import Decoupled, GeneralisedSwendsenWang
 from bayleaf.mcmc.gibbs import Conditional, Gibbs
 from bayleaf.mcmc.hmc import HMC
 from bayleaf.mcmc.kernel import Algorithm, Kernel, Tuner
@@ -22,11 +24,14 @@ __all__ = [
     "NUTS",
     "SGHMC",
     "SGLD",
+    "AdaptiveRejection",
     "Algorithm",
     "Conditional",
     "ControlVariate",
+    "Decoupled",
     "EllipticalSlice",
     "Foreign",
+    "GeneralisedSwendsenWang",
     "Gibbs",
     "HitAndRunSlice",
     "Independence",
