@@ -5,11 +5,11 @@ from bayleaf.montecarlo import resampling
 from bayleaf.montecarlo.adaptive_rejection import adaptive_rejection
 from bayleaf.montecarlo.adaptive_rejection_metropolis import adaptive_rejection_metropolis
 from bayleaf.montecarlo.bound import LogBound, find_log_bound
-from bayleaf.montecarlo.independent import ChainDraws, IndependentDraws
 from bayleaf.montecarlo.importance import importance
+from bayleaf.montecarlo.independent import ChainDraws, IndependentDraws
 from bayleaf.montecarlo.particle_filter import log_likelihood
-from bayleaf.montecarlo.population import TemperedDraws
 from bayleaf.montecarlo.particle_metropolis import ParticleMarginalMetropolis
+from bayleaf.montecarlo.population import TemperedDraws
 from bayleaf.montecarlo.rejection import rejection
 from bayleaf.montecarlo.sequential import ParticleFilter, sequential
 from bayleaf.montecarlo.state_space import GuidedProposal, StateSpaceModel
@@ -28,8 +28,12 @@ __all__ = [
     "TangentHull",
     "TemperedDraws",
     "WeightedDraws",
+    "adaptive_rejection",
+    "adaptive_rejection_metropolis",
+    "find_log_bound",
     "importance",
     "log_likelihood",
+    "rejection",
     "resampling",
     "sequential",
     "tempered",
