@@ -155,7 +155,7 @@ class ParticleMarginalMetropolis(Kernel):
         )
         return state, info
 
-    def refresh(self, log_density: LogDensity, state: ParticleState) -> ParticleState:
+    def refresh(self, log_density: LogDensity, state: Any) -> Any:
         """Refused: inside Gibbs the estimate would belong to other parameters."""
         raise bad_argument(
             "kernel",
