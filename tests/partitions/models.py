@@ -19,7 +19,8 @@ def model(num_states, edges, couplings, field=0.0, num_sites=4):
 
 MODELS = {
     "ring": model(2, RING, 0.9),
-    "ring in a field": model(3, RING, 0.9, RNG.normal(size=(4, 3))),
+    "ring in a field": model(2, RING, 0.9, RNG.normal(size=(4, 2))),
+    "path of three states": model(3, ((0, 1), (1, 2)), 0.9, RNG.normal(size=(3, 3)), num_sites=3),
     "couplings of its own for each edge": model(2, (*RING, (0, 3)), (0.2, 1.5, 0.7, 2.0, 0.4)),
     "frustrated": model(2, ((0, 1), (1, 2), (0, 2), (2, 3)), (-1.0, 0.8, -0.6, 0.5)),
     "frustrated in a field": model(
@@ -37,6 +38,7 @@ MODELS = {
 LATTICES = {
     "ring": Graph.lattice((2, 2)),
     "ring in a field": Graph.lattice((2, 2)),
+    "path of three states": Graph.lattice((3,)),
     "torus": Graph.lattice((2, 2), periodic=True),
 }
 
