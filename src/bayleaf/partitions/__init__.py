@@ -1,5 +1,6 @@
 """Labels on graphs: Potts models, and partitions into clusters whose number is not known."""
 
+from bayleaf.partitions.coclustering import coclustering, num_clusters, point_estimate
 from bayleaf.partitions.components import connected_components
 from bayleaf.partitions.graphs import Graph
 from bayleaf.partitions.likelihoods import (
@@ -45,7 +46,10 @@ __all__ = [
     "UniformLabels",
     "UniformPartition",
     "bond_probability",
+    "coclustering",
     "connected_components",
     "first_come_labels",
+    "num_clusters",
+    "point_estimate",
     "sweep",
 ]

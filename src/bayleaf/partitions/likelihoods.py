@@ -19,7 +19,6 @@ Sources: Murphy (2007), "Conjugate Bayesian analysis of the Gaussian distributio
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -27,7 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import gammaln
-from jaxtyping import Array, ArrayLike, Float
+from jaxtyping import Array, Float
 
 from bayleaf import linalg
 from bayleaf.errors import bad_argument
@@ -96,7 +95,7 @@ class NormalMean(CollapsedLikelihood):
         # of the way to the prior mean is kept apart.
         centre = jnp.mean(y, axis=0)
         self.shift = centre - per_channel(prior_mean, y, "prior_mean")
-        x = y - centre
+        x = y - centre[None]
         squares = jnp.sum(x**2 / self.variance[None], axis=1, keepdims=True)
         self.statistics = jnp.concatenate([x, squares], axis=1)
 
@@ -165,7 +164,7 @@ class NormalInverseWishart(CollapsedLikelihood):
         centre = jnp.mean(y, axis=0)
         given = centre if mean is None else per_channel(mean, y, "mean")
         self.shift = centre - given
-        x = y - centre
+        x = y - centre[None]
         row, column = np.tril_indices(d)
         self.statistics = jnp.concatenate([x, x[:, row] * x[:, column]], axis=1)
 
@@ -210,7 +209,7 @@ class DirichletMultinomial(CollapsedLikelihood):
     statistics: Float[Array, "site stat"]
     concentration: Float[Array, "bin"]
 
-    def __init__(self, counts: Any, *, concentration: ArrayLike = 1.0) -> None:
+    def __init__(self, counts: Any, *, concentration: Any = 1.0) -> None:
         x = channels(counts, "counts")
         if is_known(x) and bool(jnp.any(x < 0)):
             site = int(np.flatnonzero(np.any(np.asarray(x) < 0, axis=1))[0])
@@ -254,7 +253,7 @@ class Collapsed(CollapsedLikelihood):
     statistics: Float[Array, "site stat"]
     function: Frozen
 
-    def __init__(self, statistics: Any, log_marginal: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, statistics: Any, log_marginal: Any) -> None:
         self.statistics = channels(statistics, "statistics")
         self.function = frozen_function(log_marginal, "log_marginal")
         total = jnp.sum(self.statistics, axis=0)

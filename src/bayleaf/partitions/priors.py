@@ -275,7 +275,7 @@ class SizeWeights(ProductPrior):
     function: Frozen
     concentration: Scalar
 
-    def __init__(self, log_weight: Callable[[Any], Any], *, concentration: ArrayLike = 1.0) -> None:
+    def __init__(self, log_weight: Any, *, concentration: ArrayLike = 1.0) -> None:
         self.function = frozen_function(log_weight, "log_weight")
         self.concentration = positive(concentration, "concentration")
 
@@ -317,7 +317,7 @@ class Symmetric(PartitionPrior):
 
     function: Frozen
 
-    def __init__(self, log_weight: Callable[[Any], Any]) -> None:
+    def __init__(self, log_weight: Any) -> None:
         self.function = frozen_function(log_weight, "log_weight")
 
     def log_weight(self, sizes: Sizes) -> Scalar:
