@@ -409,6 +409,18 @@ def test_gibbs_moves_the_particles():
     assert_agrees(model, num_particles=2048, kernel=kernel)
 
 
+def test_a_numpyro_model_brings_its_prior():
+    import numpyro
+    import numpyro.distributions as dist
+
+    def model(y):
+        rate = numpyro.sample("rate", dist.Gamma(2.0, 0.5))
+        numpyro.sample("y", dist.Poisson(rate).expand([5]).to_event(1), obs=y)
+
+    target = bl.Target.from_numpyro(model, jnp.asarray(counts))
+    assert_agrees(gamma_poisson()._replace(target=target, prior=None), num_particles=1024)
+
+
 @pytest.mark.slow
 def test_float32():
     with jax.enable_x64(False):

@@ -18,8 +18,10 @@ from jaxtyping import Array
 
 from bayleaf.errors import bad_argument
 from bayleaf.gaussian import Gaussian
+from bayleaf.montecarlo.model_prior import ModelPrior, model_prior
 from bayleaf.targets import Target
 from bayleaf.targets.densities import Posterior
+from bayleaf.targets.from_numpyro import NumPyroModel
 from bayleaf.targets.starts import Around
 from bayleaf.trees import Frozen, leaf_names
 from bayleaf.types import Key, Position, Scalar
@@ -40,13 +42,18 @@ class Path(eqx.Module):
 
     def sample(self, key: Key) -> Position:
         """An unconstrained draw of the prior."""
-        return self.target.unconstrain(sample(self.prior.thaw(), key))
+        prior = self.prior.thaw()
+        draw = prior.sample(key) if isinstance(prior, ModelPrior) else sample(prior, key)
+        return self.target.unconstrain(draw)
 
     def log_prior(self, u: Position) -> Scalar:
         """Log density of the prior on the unconstrained space."""
+        prior = self.prior.thaw()
+        if isinstance(prior, ModelPrior):
+            return prior.log_density(u)
         x = self.target.constrain(u)
         jacobian = self.target.model.constraints.log_jacobian(u)
-        return log_prob(self.prior.thaw(), x) + jacobian
+        return log_prob(prior, x) + jacobian
 
     def log_ratio(self, u: Position) -> Scalar:
         """``log r``."""
@@ -96,6 +103,8 @@ def as_path(target: Any, prior: Any) -> Path:
                 "target", repr(target), "a bl.Target, or a function that returns a log density"
             )
         target = Target(target)
+    if prior is None and isinstance(target.model, NumPyroModel):
+        return Path(target, Frozen(model_prior(target.model), "prior"))
     if prior is None:
         prior = getattr(target, "prior", None)
         if prior is None:
@@ -132,9 +141,9 @@ def check_prior(target: Target, prior: Any) -> None:
     if not hasattr(target.model, "constraints"):
         raise bad_argument(
             "target",
-            "a NumPyro model",
-            "a target whose constraints are known",
-            "Write its log density for bl.Target(..., constrain=...).",
+            "a NumPyro model together with prior=",
+            "the model alone, whose own prior is used",
+            "Leave prior= out, or write the log density for bl.Target(..., constrain=...).",
         )
 
 

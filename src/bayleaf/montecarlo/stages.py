@@ -199,9 +199,11 @@ def walk(
 
     def learn(arrays: Any, tuning: Any, states: Any, infos: Any, step: Count) -> tuple[Any, Any]:
         kernel = eqx.combine(arrays, rest)
-        tuning = tuner.observe(tuning, states, infos, step)
-        kernel, tuning = tuner.update(kernel, tuning, states, infos, step, num_warmup)
-        return eqx.filter(kernel, eqx.is_array), tuning
+        noted = tuner.observe(tuning, states, infos, step)  # type: ignore[union-attr]
+        kernel, noted = tuner.update(  # type: ignore[union-attr]
+            kernel, noted, states, infos, step, num_warmup
+        )
+        return eqx.filter(kernel, eqx.is_array), noted
 
     # One loop for both kinds of steps: a second one would compile the kernel a second time.
     def body(carry: Any, at: tuple[Key, Count]) -> tuple[Any, Any]:

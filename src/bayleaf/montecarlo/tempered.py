@@ -32,6 +32,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bayleaf.errors import BayleafError, bad_argument, warn
@@ -78,7 +79,8 @@ def tempered(
         prior: where the path starts, on the space of the parameters: anything with ``sample(key)``
             and a normalised ``log_prob(x)`` (`bayleaf.Gaussian`, a distribution of NumPyro), or a
             tree of such shaped like the parameters. Any normalised reference will do, the better
-            the closer to the target. None takes the prior of `Target.from_gaussian_prior`. For a
+            the closer to the target. None takes the prior of `Target.from_gaussian_prior` or of the
+            NumPyro model. For a
             target made of a prior and a likelihood whose log prior is that of ``prior`` up to a
             constant, the path is prior times likelihood^t, and the evidence that of the normalised
             prior.
@@ -117,7 +119,7 @@ def tempered(
         findings = ()
     population = begin(path, kernel, positions, log_ratio, key, num_chains)
 
-    tuner, share = kernel.tuner(), np.asarray(ess_share, log_ratio.dtype)
+    tuner, share = kernel.tuner(), jnp.asarray(ess_share, log_ratio.dtype)
 
     def call(population: Population, _: Any) -> Any:
         population, stage = advance(
