@@ -49,7 +49,8 @@ def pareto_smoothed(log_weights: Any) -> tuple[Weights, float]:
     if tail[-1] - tail[0] <= 1e-12 * max(1.0, abs(tail[-1])):
         return log_weights, -np.inf
     largest = np.max(values)
-    smooth, k = array_stats.psislw(largest - values)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a tail of two values or fewer
+        smooth, k = array_stats.psislw(largest - values)
     # It returns them normalised to sum to one; body and tail keep their ratio, so the body, which
     # is left as it was, tells by how much.
     lowest = np.argmin(values)

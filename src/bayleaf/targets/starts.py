@@ -130,6 +130,17 @@ def override(start: Around | Drawn | None, init: Any, num_chains: int) -> Around
     )
 
 
+def exactly(start: Around | Drawn | Given, num_chains: int) -> Drawn | Given:
+    """The start without jitter: a point is repeated for each chain."""
+    if not isinstance(start, Around):
+        return start
+    repeated = [
+        np.repeat(np.asarray(leaf)[None], num_chains, axis=0)
+        for leaf in jax.tree.leaves(start.point)
+    ]
+    return Given(jax.tree.unflatten(jax.tree.structure(start.point), repeated))
+
+
 def find(target: Any, start: Any, key: Key, num_chains: int, need_gradient: bool) -> Position:
     """Unconstrained starting positions with a leading chain axis.
 

@@ -201,7 +201,13 @@ class Target(eqx.Module):
         return self.model.unconstrain(as_arrays(x, "x"))
 
     def initial_positions(
-        self, key: Key, num_chains: int, init: Any = None, *, need_gradient: bool = True
+        self,
+        key: Key,
+        num_chains: int,
+        init: Any = None,
+        *,
+        need_gradient: bool = True,
+        jitter: bool = True,
     ) -> Position:
         """Where chains start: unconstrained positions with a leading chain axis.
 
@@ -215,6 +221,7 @@ class Target(eqx.Module):
             init: replaces the target's own; may also be one point for each chain, on an additional
                 leading axis, which are then used exactly.
             need_gradient: whether the kernel uses gradients. Without, parameters may be integers.
+            jitter: without, every chain starts at the very point.
 
         Raises:
             NonFiniteLogDensityError: no finite start was found; names the parameters.
@@ -227,6 +234,8 @@ class Target(eqx.Module):
             _check_start(start, self.model)
         if start is None:
             raise bad_argument("init", "None", "a starting point, or a function of a key")
+        if not jitter:
+            start = starts.exactly(start, num_chains)
         return starts.find(self, start, key, num_chains, need_gradient)
 
     # By identity, as functions are: jax.jit(target) and jax.grad(target) then work as for one.
