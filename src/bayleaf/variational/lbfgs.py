@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from bayleaf.types import Count, Flag, Matrix, Scalar, Vector
+from bayleaf.types import Count, Flag, Scalar, Vector
 
 ARMIJO = 1e-4  # share of the promised rise that a step must keep (Nocedal & Wright, eq. 3.6a)
 WOLFE = 0.9  # share of the slope that may be left at its end (eq. 3.6b)
@@ -200,5 +200,5 @@ def _inside(low: Scalar, high: Scalar, guess: Scalar) -> Scalar:
     return jnp.clip(jnp.where(jnp.isfinite(guess), guess, 0.5 * (near + far)), near, far)
 
 
-def _append(columns: Matrix, column: Vector) -> Matrix:
+def _append(columns: Float[Array, "dim pair"], column: Vector) -> Float[Array, "dim pair"]:
     return jnp.concatenate([columns[:, 1:], column[:, None]], axis=1)
