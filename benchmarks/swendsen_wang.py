@@ -63,7 +63,7 @@ def equilibrated(size: int) -> np.ndarray:
 
 def ours(size: int, num_sweeps: int, engine: str) -> Callable[[Any, Any], Any]:
     """(key, labels) -> labels and the energies per site of all sweeps."""
-    potts, kernel = critical(size), bl.mcmc.SwendsenWang(engine)
+    potts, kernel = critical(size), bl.mcmc.SwendsenWang(engine=engine)
 
     def loop(key: Any, labels: Any) -> Any:
         def body(state: Any, key: Any) -> Any:
@@ -87,7 +87,7 @@ def our_runner(size: int, num_sweeps: int, state: np.ndarray) -> Callable[[], An
     options = {"num_chains": 1, "num_warmup": 0, "init": jnp.asarray(state)[None]}
     return lambda: bl.sample(
         target,
-        bl.mcmc.SwendsenWang("numba"),
+        bl.mcmc.SwendsenWang(engine="numba"),
         key=jax.random.key(0),
         num_draws=num_sweeps,
         progress=False,

@@ -103,6 +103,23 @@ def test_bonds_of_any_probability_leave_a_residual(q, engine):
     assert_transitions(counts, sweep_matrix(model, np.broadcast_to(bonds, len(model.edges))))
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_weaker_bonds_leave_the_rest_of_the_coupling(engine):
+    name, kernel = "frustrated in a field", SwendsenWang(strength=0.4, engine=engine)
+    model, p = MODELS[name], potts(name)
+    bonds = -np.expm1(-0.4 * np.maximum(0, model.couplings))
+    step = stepper(model, lambda key, z: kernel.step(p, key, kernel.init(p, z))[0].position)
+    counts = count_transitions(step, len(law(model)), key=jax.random.key(2), num_steps=4000)
+    assert_transitions(counts, sweep_matrix(model, bonds))
+    with pytest.raises(AssertionError, match="transition"):
+        assert_transitions(counts, exact(name))
+    # exp(-100) is below the spacing of float32 at 1: the rest of the coupling must not be lost.
+    strong = Potts(Graph.from_edges(2, [(0, 1)]), 2, np.float32(200))
+    half = SwendsenWang(strength=0.5, engine=engine)
+    state, _ = half.step(strong, jax.random.key(0), half.init(strong, jnp.array([0, 1])))
+    assert state.position[0] == state.position[1]
+
+
 @pytest.mark.parametrize("kernel", [SingleSiteGibbs(), SingleSiteMetropolis()])
 @pytest.mark.parametrize("name", ["ring in a field", "frustrated in a field"])
 def test_single_sites_are_scanned_by_colour(name, kernel):
@@ -238,9 +255,9 @@ def test_what_is_kept_is_what_was_asked_for_and_runs_go_on():
 @pytest.mark.parametrize(
     ("kernel", "dtype"),
     [
-        (SwendsenWang("numba"), np.float32),
-        (SwendsenWang("numba"), np.float64),
-        (SwendsenWang("jax"), np.float32),
+        (SwendsenWang(engine="numba"), np.float32),
+        (SwendsenWang(engine="numba"), np.float64),
+        (SwendsenWang(engine="jax"), np.float32),
         (SingleSiteMetropolis(), np.float32),
     ],
 )
@@ -266,7 +283,7 @@ def test_couplings_so_strong_that_every_bond_is_drawn():
     """exp(-200) is below the smallest float32: all of the lattice is one cluster, and no NaN."""
     model = Potts(Graph.lattice((5, 5)), 4, np.float32(200), field=np.zeros((25, 4)))
     for engine in ENGINES:
-        kernel = SwendsenWang(engine)
+        kernel = SwendsenWang(engine=engine)
         state = kernel.init(model, jnp.zeros(25, jnp.int32))
         state, info = kernel.step(model, jax.random.key(0), state)
         assert info.num_clusters == 1
@@ -304,5 +321,7 @@ def test_named_errors():
             kernel.init(model, jnp.zeros(5, int))
     with pytest.raises(BayleafError, match="engine"):
         SwendsenWang(engine="cuda")
+    with pytest.raises(BayleafError, match="strength"):
+        SwendsenWang(strength=1.5)
     with pytest.raises(BayleafError, match="init"):
         few(model).unconstrain({"labels": jnp.zeros(1)})

@@ -37,6 +37,7 @@ def sweep(
     labels: Int[Array, "site"],
     *,
     probability: Float[Array, "..."] | None = None,
+    residual: Float[Array, "..."] | None = None,
     engine: str | None = None,
 ) -> Swept:
     """Draw bonds and new labels.
@@ -47,15 +48,19 @@ def sweep(
         labels: the present labels.
         probability: q_e, one number or one for each edge, in [0, 1); may depend on data and not on
             labels. None takes `bond_probability`.
+        residual: beta_e + log(1 - q_e), where the caller knows it better than by this formula,
+            which loses it when 1 - q_e is below the spacing of the numbers near 1.
         engine: as for `bayleaf.partitions.connected_components`.
     """
     bonds = bond_probability(potts.coupling) if probability is None else probability
     bonds, _ = jnp.broadcast_arrays(bonds.astype(potts.coupling.dtype), potts.coupling)
     coupling = jnp.broadcast_to(potts.coupling, bonds.shape)
-    if probability is not None:
+    if residual is not None:
+        residual = jnp.broadcast_to(residual.astype(bonds.dtype), bonds.shape)
+    elif probability is not None:
         residual = coupling + jnp.log1p(-bonds)
-    else:
-        residual = None if potts.is_attractive else jnp.minimum(coupling, 0)
+    elif not potts.is_attractive:
+        residual = jnp.minimum(coupling, 0)
     return by_platform(engine, _compiled, _traced, potts, key, labels, coupling, bonds, residual)
 
 
