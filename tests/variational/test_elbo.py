@@ -71,12 +71,9 @@ def posterior():
     return center, covariance, of_data.logpdf(y)
 
 
-def full_rank(mean, covariance, like=None):
+def full_rank(mean, covariance):
     """The guide with these moments."""
-    factor = jnp.linalg.cholesky(jnp.asarray(covariance))
-    guide = FullRank(jnp.asarray(mean) if like is None else like)
-    parts = (jnp.asarray(mean), jnp.log(jnp.diagonal(factor)), jnp.tril(factor, -1))
-    return eqx.tree_at(lambda g: (g.loc, g.log_scale, g.lower), guide, parts)
+    return FullRank.from_cholesky(jnp.asarray(mean), jnp.linalg.cholesky(jnp.asarray(covariance)))
 
 
 def terms(form, target, guide, key, num_draws, **options):

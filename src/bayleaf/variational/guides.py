@@ -169,6 +169,14 @@ class FullRank(GaussianGuide):
         self.loc, self.log_scale, self.unravel = _start(position, scale)
         self.lower = jnp.zeros((self.loc.size, self.loc.size), self.loc.dtype)
 
+    @classmethod
+    def from_cholesky(cls, position: Position, factor: Matrix) -> FullRank:
+        """The Gaussian around a position whose covariance is L L', L lower triangular."""
+        guide = cls(position)
+        factor = jnp.asarray(factor, guide.loc.dtype)
+        parts = (jnp.log(jnp.diagonal(factor)), jnp.tril(factor, -1))
+        return eqx.tree_at(lambda g: (g.log_scale, g.lower), guide, parts)
+
     def flat_sample(self, key: Key) -> Vector:
         """``m + L e``."""
         return self.loc + self.columns() @ jax.random.normal(key, self.loc.shape, self.loc.dtype)
