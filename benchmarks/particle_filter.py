@@ -105,6 +105,7 @@ def timed(run: Callable[..., float], *arguments: Any) -> tuple[float, float]:
 def compare(num_particles: int, repeats: int, y: np.ndarray) -> dict[str, Any]:
     """Alternating runs of both."""
     single = jnp.asarray(y, jnp.float32)
+    run_theirs(y[:50], num_particles, 0)  # Numba compiles on its first call
     first, _ = timed(run_ours, single, num_particles, 0)
     pairs = [
         (timed(run_theirs, y, num_particles, i), timed(run_ours, single, num_particles, i))

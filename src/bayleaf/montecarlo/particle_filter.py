@@ -45,6 +45,9 @@ from bayleaf.types import Flag, Key, Scalar
 
 LogWeights = Float[Array, "particle"]
 
+MOST_KEPT = 2**22
+"""So many numbers of particles are kept until the end, to compute all moments at once."""
+
 
 class Population(NamedTuple):
     """Weighted particles: the state of the filter."""
@@ -70,7 +73,7 @@ class History(NamedTuple):
 
     particles: Any
     log_weights: LogWeights
-    ancestors: Int[Array, "particle"]  # in the population of the step before
+    ancestors: Any  # their numbers in the population of the step before
 
 
 class Scheme(eqx.Module):
@@ -99,13 +102,36 @@ def run_filter(
     """The last population, and the records of all steps on a leading axis; pure and traceable."""
     steps = _steps(observations, key)
     first = jax.tree.map(lambda leaf: leaf[0], steps)
-    population, record = _begin(model, scheme, first)
+    population, increment = _begin(model, scheme, first)
+    ancestors = jax.lax.iota(jnp.int32, scheme.num_particles) if scheme.has_history else None
+    # Moments of a small population cost more than the rest of its step, unless those of all
+    # times are computed in one go; large populations do not fit into memory for that.
+    num_numbers = sum(leaf.size for leaf in jax.tree.leaves(population.particles))
+    is_deferred = scheme.has_moments and num_numbers * steps.t.size <= MOST_KEPT
+
+    def record(population: Population, increment: Scalar, is_due: Flag, ancestors: Any) -> Record:
+        moments = (None, None)
+        if scheme.has_moments and not is_deferred:
+            moments = _moments(population.log_weights, population.particles)
+        history = None
+        if scheme.has_history or is_deferred:
+            history = History(population.particles, population.log_weights, ancestors)
+        return Record(increment, population.ess, is_due, *moments, history)
+
+    def body(population: Population, step: _Step) -> tuple[Population, Record]:
+        population, *seen = _advance(model, scheme, population, step)
+        return population, record(population, *seen)
+
+    begun = record(population, increment, jnp.zeros((), bool), ancestors)
     rest = jax.tree.map(lambda leaf: leaf[1:], steps)
-    population, records = jax.lax.scan(
-        lambda population, step: _advance(model, scheme, population, step), population, rest
-    )
-    joined = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), record, records)
-    return population, joined
+    population, records = jax.lax.scan(body, population, rest)
+    records = jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), begun, records)
+    if is_deferred:
+        history = records.history
+        mean, sd = jax.vmap(_moments)(history.log_weights, history.particles)
+        kept = history if scheme.has_history else None
+        records = records._replace(mean=mean, sd=sd, history=kept)
+    return population, records
 
 
 def log_likelihood(
@@ -150,8 +176,8 @@ def _or_zero(is_missing: Flag, y: Array) -> Array:
     return jnp.where(is_missing, jnp.zeros_like(y), y)
 
 
-def _begin(model: StateSpaceModel, scheme: Scheme, step: _Step) -> tuple[Population, Record]:
-    """The first population."""
+def _begin(model: StateSpaceModel, scheme: Scheme, step: _Step) -> tuple[Population, Scalar]:
+    """The first population, and the log factor of the likelihood."""
     num_particles, guide = scheme.num_particles, scheme.proposal
     keys = particle_keys(_key(step.keys[1]), num_particles)
     if guide is None or guide.initial_sample is None or guide.initial_log_prob is None:
@@ -166,16 +192,13 @@ def _begin(model: StateSpaceModel, scheme: Scheme, step: _Step) -> tuple[Populat
                 - log_prob(x, step.y, *model.arguments)
             )
         )(particles)
-    population, increment = _weigh(model, particles, None, log_ratio, step)
-    ancestors = jax.lax.iota(jnp.int32, num_particles)
-    no = jnp.zeros((), bool)
-    return population, _record(scheme, population, increment, no, ancestors)
+    return _weigh(model, particles, None, log_ratio, step)
 
 
 def _advance(
     model: StateSpaceModel, scheme: Scheme, population: Population, step: _Step
-) -> tuple[Population, Record]:
-    """One step."""
+) -> tuple[Population, Scalar, Flag, Any]:
+    """One step: the population, the log factor, whether it was resampled, and the ancestors."""
     num_particles = scheme.num_particles
     particles, log_weights, ess = population
     # At a threshold of one always: equal weights have an ESS of N only up to rounding.
@@ -195,7 +218,7 @@ def _advance(
     keys = particle_keys(_key(step.keys[1]), num_particles)
     moved, log_ratio = _move(model, scheme.proposal, keys, kept, step)
     new, increment = _weigh(model, moved, log_weights, log_ratio, step)
-    return new, _record(scheme, new, increment, is_due, ancestors[0] if ancestors else None)
+    return new, increment, is_due, ancestors[0] if ancestors else None
 
 
 def _move(
@@ -258,26 +281,15 @@ def _weigh(
     return Population(particles, log_weights, ess), increment
 
 
-def _record(
-    scheme: Scheme,
-    population: Population,
-    increment: Scalar,
-    is_resampled: Flag,
-    ancestors: Int[Array, "particle"] | None,
-) -> Record:
-    mean, sd, history = None, None, None
-    if scheme.has_moments:
-        weights = jnp.exp(population.log_weights) / scheme.num_particles
-        mean = jax.tree.map(lambda x: _average(weights, x), population.particles)
-        # About the mean, and not as a difference of squares, which float32 would cancel.
-        sd = jax.tree.map(
-            lambda x, m: jnp.sqrt(_average(weights, jnp.square(x - m[None]))),
-            population.particles,
-            mean,
-        )
-    if scheme.has_history and ancestors is not None:
-        history = History(population.particles, population.log_weights, ancestors)
-    return Record(increment, population.ess, is_resampled, mean, sd, history)
+def _moments(log_weights: LogWeights, particles: Any) -> tuple[Any, Any]:
+    """Weighted means and standard deviations, pytrees like one state."""
+    weights = jnp.exp(log_weights) / log_weights.shape[0]
+    mean = jax.tree.map(lambda x: _average(weights, x), particles)
+    # About the mean, and not as a difference of squares, which float32 would cancel.
+    sd = jax.tree.map(
+        lambda x, m: jnp.sqrt(_average(weights, jnp.square(x - m[None]))), particles, mean
+    )
+    return mean, sd
 
 
 def _average(weights: LogWeights, x: Array) -> Array:

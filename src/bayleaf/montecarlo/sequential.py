@@ -71,13 +71,12 @@ def sequential(
     """
     observations = as_arrays(observations, "observations")
     check_settings(num_particles, ess_threshold, key)
-    check_model(model, proposal, observations, key)
     scheme = Scheme(
         proposal, resampling, ess_threshold, num_particles, True, has_history=keep_history
     )
     population, records = _run(model, observations, key, scheme)
     records = jax.tree.map(np.asarray, records)
-    _check_alive(records.increment, num_particles)
+    _check_alive(records.increment, num_particles, observations)
     value = float(np.sum(records.increment, dtype=np.float64))
     last = WeightedDraws(population.particles, population.log_weights, log_evidence=value)
     return ParticleFilter(value, records, last)
@@ -165,6 +164,8 @@ class ParticleFilter:
 
 @eqx.filter_jit
 def _run(model: Any, observations: Any, key: Key, scheme: Scheme) -> Any:
+    # When it is compiled, and not in each call: the check costs more than a small filter.
+    check_model(model, scheme.proposal, observations, key)
     return run_filter(model, observations, key, scheme)
 
 
@@ -194,12 +195,18 @@ def check_settings(num_particles: int, ess_threshold: Any, key: Any) -> None:
         raise bad_argument("key", key, "a typed key", "Try key=jax.random.key(0).")
 
 
-def _check_alive(increments: Series, num_particles: int) -> None:
+def _check_alive(increments: Series, num_particles: int, observations: Any) -> None:
     """Raise where the filter died, naming the step."""
     bad = np.flatnonzero(~np.isfinite(increments))
     if bad.size == 0:
         return
     step = int(bad[0])
+    if any(np.any(np.isinf(leaf[step])) for leaf in jax.tree.leaves(observations)):
+        raise bad_argument(
+            "observations",
+            f"an infinite number at step {step}",
+            "numbers, or NaN where nothing was observed",
+        )
     if np.isneginf(increments[step]):
         raise BayleafError(
             f"step {step}: all {num_particles} particles are impossible there (log-likelihood "
