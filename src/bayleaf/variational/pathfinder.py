@@ -348,16 +348,14 @@ def weigh(
 
 def _mended(paths: PathResult) -> PathGaussian:
     """The Gaussians; in place of a failed path's NaN, which would spread, a standard normal."""
-    gaussians = paths.gaussian
-    eye = jnp.broadcast_to(jnp.eye(gaussians.factor.shape[-1]), gaussians.factor.shape)
-    zeros, basis = jnp.zeros_like(gaussians.mean), jnp.zeros_like(gaussians.basis)
-    plain = PathGaussian(zeros, zeros + 1, basis, eye.astype(zeros.dtype))
-    is_good = paths.elbo > -jnp.inf
 
-    def choose(a: Array, b: Array) -> Array:
-        return jnp.where(is_good.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+    def mend(gaussian: PathGaussian, is_good: Flag) -> PathGaussian:
+        zeros, rank = jnp.zeros_like(gaussian.mean), gaussian.factor.shape[0]
+        eye, basis = jnp.eye(rank, dtype=zeros.dtype), jnp.zeros_like(gaussian.basis)
+        plain = PathGaussian(zeros, zeros + 1, basis, eye)
+        return jax.tree.map(lambda a, b: jnp.where(is_good, a, b), gaussian, plain)
 
-    return jax.tree.map(choose, gaussians, plain)
+    return jax.vmap(mend)(paths.gaussian, paths.elbo > -jnp.inf)
 
 
 def check(target: Target, guide: PathMixture, paths: PathResult) -> list[Finding]:
