@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -41,6 +42,8 @@ from bayleaf.montecarlo.particle_filter import Scheme, run_filter
 NUM_STEPS = 1000
 PHI, SD, MEAN = 0.97, 0.2, -1.0
 SIZES = {100: 15, 1000: 11, 10_000: 7, 100_000: 3}  # particles, and how often each is run
+SHORTEST = 0.1
+"""Seconds that one timing of ours must last: calls are repeated in it until it does."""
 
 
 def observations() -> np.ndarray:
@@ -96,10 +99,14 @@ def run_ours(y: Any, num_particles: int, seed: int) -> float:
     return found.log_likelihood
 
 
-def timed(run: Callable[..., float], *arguments: Any) -> tuple[float, float]:
+def timed(
+    run: Callable[..., float], y: Any, num_particles: int, seed: int, calls: int = 1
+) -> tuple[float, float]:
+    """Seconds of a call, as the mean over ``calls``, and the value of the last."""
     begin = time.perf_counter()
-    value = run(*arguments)
-    return time.perf_counter() - begin, value
+    for i in range(calls):
+        value = run(y, num_particles, seed + 1000 * i)
+    return (time.perf_counter() - begin) / calls, value
 
 
 def compare(num_particles: int, repeats: int, y: np.ndarray) -> dict[str, Any]:
@@ -107,8 +114,12 @@ def compare(num_particles: int, repeats: int, y: np.ndarray) -> dict[str, Any]:
     single = jnp.asarray(y, jnp.float32)
     run_theirs(y[:50], num_particles, 0)  # Numba compiles on its first call
     first, _ = timed(run_ours, single, num_particles, 0)
+    calls = math.ceil(SHORTEST / timed(run_ours, single, num_particles, 1)[0])
     pairs = [
-        (timed(run_theirs, y, num_particles, i), timed(run_ours, single, num_particles, i))
+        (
+            timed(run_theirs, y, num_particles, i),
+            timed(run_ours, single, num_particles, i, calls),
+        )
         for i in range(repeats)
     ]
     seconds = [statistics.median(pair[side][0] for pair in pairs) for side in (0, 1)]

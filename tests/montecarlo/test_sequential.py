@@ -355,8 +355,8 @@ def test_the_key_decides_everything():
 
 @pytest.mark.slow
 def test_float32_at_100_000_particles():
-    """The mean of log-likelihoods over 1000 steps, in float32 and in float64."""
-    y = simulated(1000, seed=3)
+    """The mean of log-likelihoods over 400 steps, in float32 and in float64."""
+    y = simulated(400, seed=3)
     value, _, _ = exact(y)
     found = {}
     for dtype in (jnp.float32, jnp.float64):
@@ -370,7 +370,7 @@ def test_float32_at_100_000_particles():
         assert run(model, observations, jax.random.key(0), scheme)[1].increment.dtype == dtype
     single, double = (np.asarray(found[dtype]) for dtype in (jnp.float32, jnp.float64))
     error = np.sqrt((single.var(ddof=1) + double.var(ddof=1)) / 8)
-    assert error < 0.05
+    assert error < 0.06
     assert abs(single.mean() - double.mean()) < 3 * error
     assert abs(single.mean() - value) < 4 * error
 
