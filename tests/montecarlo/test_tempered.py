@@ -177,12 +177,15 @@ def assert_agrees(model, *, num_particles, **settings):
 MODELS = [gamma_poisson, beta_binomial, linear_regression, dirichlet_multinomial]
 
 
-def test_the_evidence_of_a_normal_model():
+def test_the_evidence_of_a_normal_model(tmp_path):
     run = assert_agrees(normal_normal(), num_particles=2048)
     assert run.findings == ()
     assert run.draws.shape == (2048, 1)
     assert "log evidence" in repr(run)
     assert run.summary()["x[0]"].mean == pytest.approx(run.draws.mean())
+    again = type(run).load(run.save(tmp_path / "run.npz"))
+    np.testing.assert_array_equal(again.draws, run.draws)
+    assert again.log_evidence_error == run.log_evidence_error
     np.testing.assert_allclose(run.stages["ess"][:-1], 1024, rtol=0.01)
 
 
@@ -381,7 +384,7 @@ KERNELS = {
     "slice": bl.mcmc.Slice(),
     "hit and run": bl.mcmc.HitAndRunSlice(),
     "elliptical": bl.mcmc.EllipticalSlice(),
-    "fixed": bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk(scale=0.4)),
+    "fixed": bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk(scale=0.8)),
 }
 
 
@@ -503,6 +506,12 @@ class TestBadInput:
         kernel = bl.mcmc.HMC(1, step_size=1e3)
         with pytest.warns(SamplingWarning, match=r"kernel: HMC moved in only 0 of its steps"):
             tempered(normal_normal().target, kernel=kernel, key=KEY, **QUIET)
+
+    def test_a_prior_that_hardly_meets_the_target_is_named(self):
+        prior = bl.Gaussian.from_scale(jnp.zeros(1), 1.0)
+        target = bl.Target(lambda x: jnp.where(x[0] > 2.5, -x[0], -jnp.inf))
+        with pytest.warns(SamplingWarning, match=r"prior: of 2048 particles .* were effective"):
+            tempered(target, prior, key=KEY, **QUIET)
 
     def test_healthy_runs_warn_of_nothing(self):
         with warnings.catch_warnings():

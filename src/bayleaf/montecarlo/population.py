@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -18,6 +19,9 @@ from bayleaf.run.summary import Summary
 
 STILL = 0.02
 """Share of the steps that must move a chain: below it a kernel stands still."""
+
+FEW = 50
+"""Effective particles below which a mean of weights has no error to be believed."""
 
 SLOW = 0.5
 """Chains whose steps are worth less than two independent draws do not forget where they started."""
@@ -130,6 +134,11 @@ class TemperedDraws(WeightedDraws):
         known = error > 0  # a constant has no error
         return np.where(known, np.square(x.std(0) / np.where(known, error, 1)), self.num_draws)
 
+    @classmethod
+    def load(cls, path: str | Path) -> WeightedDraws:
+        """Draws, weights and evidence from the file that `save` wrote; stages are not saved."""
+        return WeightedDraws.load(path)
+
     def plot_temperatures(self) -> Any:
         """A Matplotlib figure: temperature, evidence and health of the stages."""
         from bayleaf.run.plots import _pyplot
@@ -149,6 +158,7 @@ class TemperedDraws(WeightedDraws):
             if values is not None:
                 rows[2].plot(number, values, "o-", color=colour, ms=4, label=label)
         rows[2].set(ylim=(0, 1.02), xlabel="stage", ylabel="share")
+        rows[2].xaxis.get_major_locator().set_params(integer=True)
         rows[2].legend(frameon=False)
         return figure
 
@@ -167,6 +177,17 @@ def diagnosed(
                 f"{_where(temperatures, still)}. The particles are few draws many times; neither "
                 "they nor the evidence can be relied on. Leave its step size to be learnt, or use "
                 "another kernel.",
+            )
+        )
+    few = int(np.argmin(stats["ess"]))
+    if stats["ess"][few] < min(FEW, size / 8):
+        found.append(
+            Finding(
+                "few",
+                f"prior: of {size} particles {stats['ess'][few]:.1f} were effective on the way to "
+                f"temperature {temperatures[few]:.3g}, for the target is zero at the others. The "
+                "evidence is known poorly. Take more num_particles, or a prior= that stays where "
+                "the target is positive.",
             )
         )
     slow = (stats["autocorrelation"] > SLOW * size / num_chains) & ~still
