@@ -271,8 +271,11 @@ def test_bad_arguments_are_refused_by_name():
         bl.variational.pathfinder(lambda x: jnp.nan * jnp.sum(x), init=jnp.zeros(2), num_paths=1)
 
 
-def test_light_tails_are_warned_of():
+def test_a_spread_that_is_underestimated_is_warned_of():
+    """Forty strongly correlated parameters, and two pairs to know them by."""
+    index = np.arange(40)
+    precision = np.linalg.inv(0.95 ** np.abs(index[:, None] - index[None, :]))
     with pytest.warns(SamplingWarning, match="pareto_k: k-hat"):
         bl.variational.pathfinder(
-            lambda x: -jnp.sum(jnp.log1p(x**2)), init=jnp.zeros(2), num_paths=2
+            lambda x: -0.5 * x @ precision @ x, init=jnp.zeros(40), num_paths=1, history_size=2
         )
