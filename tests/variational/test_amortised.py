@@ -130,6 +130,7 @@ def estimates(program, guide, keys):
     return jax.vmap(lambda key: program.terms(guide, key)[0])(keys)
 
 
+@pytest.mark.slow
 def test_batches_of_both_forms_estimate_the_elbo_of_all_data():
     model = Autoencoder(*networks(), bl.Gaussian.from_scale(np.zeros(2), 1.0), likelihood)
     whole = model.terms

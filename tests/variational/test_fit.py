@@ -85,6 +85,7 @@ def test_full_rank_recovers_a_gaussian_and_its_evidence(first):
     assert list(first.findings) == []
 
 
+@pytest.mark.slow
 def test_low_rank_recovers_low_rank_plus_diagonal():
     rng = np.random.default_rng(0)
     u = rng.normal(size=(8, 2)) * np.array([3.0, 1.0])
@@ -98,6 +99,7 @@ def test_low_rank_recovers_low_rank_plus_diagonal():
     np.testing.assert_allclose(fitted.elbo, 1.5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_field_has_the_known_optimum():
     """Means are exact; variances are the inverse of the precision's diagonal; the gap is known."""
     covariance = np.array([[1.0, 0.8], [0.8, 1.0]])
@@ -131,6 +133,7 @@ def test_the_elbo_at_the_optimum_is_the_log_evidence(objective):
     np.testing.assert_allclose(fitted.elbo, log_evidence, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_a_constrained_target_has_its_jacobian_and_draws_in_its_own_space():
     """The rate of an exponential with a Gamma prior: evidence and moments in closed form."""
     from scipy import special
@@ -182,6 +185,7 @@ class Flow(eqx.Module):
         return norm.logpdf(e) - jnp.log(jax.grad(outwards)(e))
 
 
+@pytest.mark.slow
 def test_any_module_with_sample_and_log_prob_is_a_guide():
     target = bl.Target(lambda p: norm.logpdf(p["x"], 2.0, 1.5), init={"x": 0.0})
     guide = Flow(jnp.zeros(()), jnp.zeros(()), jnp.array(0.5))
@@ -218,6 +222,7 @@ def normal_likelihood(p, batch):
     return norm.logpdf(y, x @ p["w"], 1.0)
 
 
+@pytest.mark.slow
 def test_batches_are_unbiased_and_find_the_posterior_of_all_data():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(200, 2)), rng.normal(size=200)
@@ -301,6 +306,7 @@ def test_ctrl_c_returns_what_exists_and_a_checkpoint_resumes(first, monkeypatch,
         fit(first.target, FullRank, num_draws=3, **settings)
 
 
+@pytest.mark.slow
 def test_a_fit_starts_chains(first):
     run = bl.sample(
         first.target,
@@ -361,6 +367,7 @@ def test_an_elbo_that_still_rises_is_warned_of():
     assert any("elbo: not settled" in m and "fit.extend" in m for m in messages)
 
 
+@pytest.mark.slow
 def test_a_density_without_integral_never_settles():
     flat = bl.Target(lambda p: 0.0 * p["x"], init={"x": 0.0})
     _, messages = caught(flat, MeanField, num_steps=400)
@@ -489,6 +496,7 @@ def test_a_bayesian_network_has_the_exact_divergence_and_both_forms_agree():
     assert_mean(joint, float(kl.mean()), mcse=float(kl.std() / 4000**0.5), iid=True)
 
 
+@pytest.mark.slow
 def test_an_exponential_prior_is_estimated_where_no_closed_form_is_known():
     target = bl.Target.from_likelihood(
         lambda p: expon.logpdf(p),

@@ -247,10 +247,12 @@ def fit_amortised(
             raise NonFiniteLogDensityError(
                 sentence("elbo", got, "a finite ELBO and gradient", advice + "smaller step size.")
             )
+        # Networks are rarely fitted until nothing changes: that the ELBO still rises is no news.
+        findings = [finding for finding in outcome.findings if finding.kind != "not_settled"]
         return AmortisedFit(
             Autoencoder(outcome.guide[0], outcome.guide[1], prior, likelihood),
             outcome.history,
-            outcome.findings,
+            findings,
             outcome.seconds,
             outcome.state,
             continuation,

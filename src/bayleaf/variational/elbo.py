@@ -8,9 +8,9 @@ since the logarithm is concave (Jensen's inequality):
 
 The gap is KL(q || p(z | x)), so the larger L the better the guide, and L = log p(x) exactly when q
 is the posterior. The two forms have the same expectation and different noise. In `kl` the
-divergence from the prior is exact where it is known in closed form (`kl_divergence`): good for a
-guide near the prior, as in a variational autoencoder. In `joint` the terms log p and -log q cancel
-as the guide nears the posterior, where every draw gives L = log p(x): good for a last, exact fit.
+divergence from the prior is exact where it is known in closed form (`kl_divergence`), and what is
+noisy is the likelihood alone. In `joint` the terms log p and -log q cancel as the guide nears the
+posterior, where every draw gives L = log p(x): the fit becomes exact.
 
 **Value and gradient are two things.** Both functions return the terms whose mean is L. With
 ``stick_the_landing`` log q is evaluated by a guide whose parameters do not move:

@@ -110,10 +110,14 @@ def run(quick: bool) -> Result:
 
 def picture_of_map(fitted) -> Picture:
     """What the decoder makes of a grid of latent points."""
-    ticks = np.linspace(-2.2, 2.2, 13)
+    number, tile = 11, 10  # a tile is an image of 8 x 8 with a margin
+    ticks = np.linspace(-2.2, 2.2, number)
     points = np.stack(np.meshgrid(ticks, ticks[::-1]), axis=-1).reshape(-1, LATENT)
     shown = jax.nn.sigmoid(jax.vmap(fitted.decoder)(jnp.asarray(points, jnp.float32)))
-    tiles = np.asarray(shown).reshape(13, 13, 8, 8).transpose(0, 2, 1, 3).reshape(104, 104)
+    padded = np.pad(
+        np.asarray(shown).reshape(number, number, 8, 8), ((0, 0), (0, 0), (1, 1), (1, 1))
+    )
+    tiles = padded.transpose(0, 2, 1, 3).reshape(number * tile, number * tile)
     figure, axes = figures.canvas(4.7, 4.9)
     axes.imshow(tiles, cmap="gray_r", extent=(-2.4, 2.4, -2.4, 2.4), interpolation="nearest")
     axes.set(

@@ -167,13 +167,17 @@ def picture_of_fits(fits, log_evidence: float) -> Picture:
     looks = {"joint": (figures.BLUE, "-"), "kl": (figures.ORANGE, "-")}
     for form in ("kl", "joint"):
         color, style = looks[form]
-        axes.plot(fits[form].history, style, color=color, lw=0.9, label=FORMS[form])
+        history = fits[form].history
+        axes.plot(
+            1 + np.arange(history.size), history, style, color=color, lw=0.9, label=FORMS[form]
+        )
     axes.axhline(log_evidence, color=figures.INK, ls=(0, (4, 3)), lw=1.2, label="log evidence")
     axes.set(
         xlabel="step",
         ylabel="ELBO (nats)",
         title="Climbing to the evidence",
-        ylim=(log_evidence - 8, log_evidence + 5),
+        ylim=(log_evidence - 5, log_evidence + 3),
+        xscale="log",
     )
     axes.legend(loc="lower right")
     return Picture(
@@ -194,7 +198,7 @@ def picture_of_noise(drawn) -> Picture:
         noise = [float(np.std(drawn[share][form])) for share in shares]
         axes.plot(shares, noise, marker=marker, ms=4, color=color, label=FORMS[form])
     axes.set(
-        xlabel="guide: share of the way from the prior (0) to the posterior (1)",
+        xlabel="share of the way from prior (0) to posterior (1)",
         ylabel="sd of one term (nats)",
         title="Same mean, other noise",
     )
