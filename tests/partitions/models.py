@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from bayleaf.partitions import Graph, Potts
+from bayleaf.partitions.machine import calls
 from tests.partitions.enumeration import Model
+
+has_numba = pytest.mark.skipif(not calls.is_available(), reason="numba is not installed")
+ENGINES = (pytest.param("numba", marks=has_numba), "jax")
+"""Both, for ``pytest.mark.parametrize``."""
 
 RNG = np.random.default_rng(7)
 RING = ((0, 2), (1, 3), (0, 1), (2, 3))  # in the order of Graph.lattice

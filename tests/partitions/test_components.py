@@ -12,8 +12,7 @@ from scipy.sparse.csgraph import connected_components as scipy_components
 from bayleaf.errors import BayleafError
 from bayleaf.partitions import Graph, components, connected_components
 from bayleaf.partitions.machine import calls
-
-ENGINES = ("numba", "jax")
+from tests.partitions.models import ENGINES
 
 
 def reference(graph, is_open):

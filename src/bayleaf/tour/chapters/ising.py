@@ -83,7 +83,7 @@ def autocorrelation_time(energies: np.ndarray) -> float:
 
 def run(quick: bool) -> Result:
     """Energies at several temperatures, and how fast two samplers forget at the critical one."""
-    num_draws = 1500 if quick else 5000
+    num_draws = 1000 if quick else 4000
     runs = {
         t: sample(model(t), bl.mcmc.SwendsenWang(), num_draws, 200, key)
         for key, t in enumerate(TEMPERATURES)

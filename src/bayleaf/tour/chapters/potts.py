@@ -22,7 +22,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 import bayleaf as bl
 from bayleaf.partitions import Graph, Potts
@@ -67,13 +67,12 @@ def exact_marginals(seen: np.ndarray, means: np.ndarray) -> np.ndarray:
     between = COUPLING * (rows[:, None] == rows[None]).sum(axis=2)
     fit = -0.5 * ((seen[:, None, :] - means[rows]) / NOISE) ** 2
     local = fit.sum(axis=2) + inside
-    forward, backward = [local[0]], [np.zeros(len(rows))]
-    for here in local[1:]:
-        forward.append(here + logsumexp(forward[-1][:, None] + between, axis=0))
-    for below in local[:0:-1]:
-        backward.append(logsumexp(between + below + backward[-1], axis=1))
-    joint = np.array(forward) + np.array(backward[::-1])
-    p = np.exp(joint - logsumexp(joint, axis=1, keepdims=True))
+    forward, backward = local.copy(), np.zeros_like(local)
+    for row in range(1, len(local)):
+        forward[row] += logsumexp(forward[row - 1][:, None] + between, axis=0)
+    for row in range(len(local) - 1, 0, -1):
+        backward[row - 1] = logsumexp(between + local[row] + backward[row], axis=1)
+    p = np.asarray(softmax(forward + backward, axis=1))
     return np.stack([p @ (rows == s) for s in range(NUM_SHADES)], axis=-1)
 
 
