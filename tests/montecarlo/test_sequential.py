@@ -392,10 +392,11 @@ def test_the_unrolled_cipher_is_that_of_jax():
     for function in (
         lambda key: jax.random.key_data(jax.random.split(key, (2, 3))),
         lambda key: jax.random.key_data(jax.random.fold_in(key, 17)),
-        lambda key: jax.random.normal(key),
-        lambda key: jax.random.gamma(key, 2.5, (3,)),
     ):
         np.testing.assert_array_equal(function(ours), function(plain))
+    for function in (jax.random.normal, lambda key: jax.random.gamma(key, 2.5, (3,))):
+        # What is fused otherwise may round otherwise.
+        np.testing.assert_allclose(function(ours), function(plain), rtol=1e-12)
 
 
 def test_particles_have_keys_of_their_own():
