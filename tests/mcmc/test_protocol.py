@@ -15,6 +15,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from bayleaf.gaussian import Gaussian
+from bayleaf.mcmc.adaptive_rejection import AdaptiveRejection
 from bayleaf.mcmc.elliptical_slice import EllipticalSlice
 from bayleaf.mcmc.foreign import Foreign
 from bayleaf.mcmc.gibbs import Conditional, Gibbs
@@ -82,6 +83,10 @@ CASES = {
     "Langevin": Case(
         lambda dtype: MetropolisHastings(Langevin(0.8, 1.0)),
         lambda: MetropolisHastings(Langevin()),
+    ),
+    "adaptive rejection": Case(
+        lambda dtype: AdaptiveRejection(),
+        traces=5,  # search, its knots, their refinement, the look into the tails, the draw
     ),
     "slice": Case(lambda dtype: Slice(2.0), Slice),
     "hit and run": Case(lambda dtype: HitAndRunSlice(2.0, 1.0), HitAndRunSlice),

@@ -72,7 +72,7 @@ def test_every_law_is_exact(everything):
     assert np.sum(values < 0.05) <= 7  # Binomial(31, 0.05): 2e-4
     assert everything.draws.shape == (NUM_DRAWS, len(names))
     assert everything.acceptance_rate > 0.9
-    assert everything.num_evaluations < 0.15 * everything.draws.size
+    assert everything.num_evaluations < 0.2 * everything.draws.size
 
 
 def test_draws_are_independent(everything):
@@ -108,24 +108,28 @@ def fresh():
 
 
 def wrong_masses(knots, rate, width, gap, right=hull._pieces):
-    """Steep pieces weighed as if they were flat."""
+    """The division by the rate is forgotten: narrow pieces weigh as much as wide ones."""
     found = right(knots, rate, width, gap)
-    mass = jnp.where(jnp.isfinite(width), jnp.log(width) + knots.value[:, None], found.log_mass)
+    mass = found.log_mass - jnp.log(jnp.abs(found.step))
     return found._replace(log_mass=mass, log_total=jax.scipy.special.logsumexp(mass))
 
 
-def wrong_squeeze(knots, rate, width, gap, right=hull._pieces):
+@pytest.mark.usefixtures("fresh")
+def test_wrong_masses_are_caught(monkeypatch):
+    monkeypatch.setattr(hull, "_pieces", wrong_masses)
+    assert np.any(p_values(sample(FEW).draws, FEW) < FALSE_ALARM / len(FEW))
+
+
+def everything_is_squeezed(knots, rate, width, gap, right=hull._pieces):
     """The squeeze accepts what only the density could judge."""
     return right(knots, rate, width, 0 * gap)
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize("bug", [wrong_masses, wrong_squeeze])
-def test_planted_bugs_in_the_hull_are_caught(bug, monkeypatch):
-    monkeypatch.setattr(hull, "_pieces", bug)
-    values = p_values(sample(FEW, num_draws=150).draws, FEW)  # 15 knots: a coarse hull
-    many = p_values(sample(FEW, num_draws=40_000).draws, FEW)
-    assert min(*values, *many) < FALSE_ALARM
+def test_a_squeeze_above_the_density_is_caught(monkeypatch):
+    monkeypatch.setattr(hull, "_pieces", everything_is_squeezed)
+    with pytest.raises(NotLogConcaveError):  # by the share of draws that is evaluated all the same
+        sample(FEW)
 
 
 @pytest.mark.usefixtures("fresh")

@@ -22,9 +22,9 @@ from bayleaf.logconcave.hull import (
     Hull,
     HullMethod,
     Knots,
-    MetropolisHull,
     build,
     first_crossing,
+    lines,
     scalar,
     tolerance,
 )
@@ -46,7 +46,6 @@ Points = Float[Array, "point"]
 LEAST_SHARE = 0.1  # of its cell that a new knot keeps from the old ones
 TAIL_DEPTH = 1.5  # nats from the higher end of a tail to its new knot
 NUM_PROBES = 8
-FLOOR = 200.0  # nats below the peak at which a density counts as zero
 
 
 class Fit(NamedTuple):
@@ -112,12 +111,12 @@ def doubled(
     method: HullMethod, log_density: Callable[[Any], Any], knots: Knots, trouble: Trouble
 ) -> tuple[Knots, Trouble]:
     """A knot more in each cell and each tail: K become 2 K + 1."""
-    hull = build(method, knots)
+    hull = lines(method, knots)
     inner = jnp.diff(knots.x)
     share = jnp.where(inner > 0, hull.width[:-1, 1] / jnp.where(inner > 0, inner, 1), 0.5)
     inside = knots.x[:-1] + inner * jnp.clip(share, LEAST_SHARE, 1 - LEAST_SHARE)
-    first = knots.x[:1] - _tail_point(hull.rate[0, 0], hull.width[0, 0])
-    last = knots.x[-1:] + _tail_point(hull.rate[-1, 1], hull.width[-1, 1])
+    first = knots.x[:1] - tail_point(hull.rate[0, 0], hull.width[0, 0])
+    last = knots.x[-1:] + tail_point(hull.rate[-1, 1], hull.width[-1, 1])
     x = jnp.concatenate([first, inside, last])
     value, slope = jax.vmap(lambda x: method.evaluate(log_density, x))(x)
 
@@ -141,7 +140,7 @@ def doubled(
     return merged_knots, trouble
 
 
-def _tail_point(rate: Scalar, width: Scalar) -> Array:
+def tail_point(rate: Scalar, width: Scalar) -> Array:
     """How far out the new knot of a tail is: near its higher end, at most half-way to its end."""
     depth = TAIL_DEPTH / jnp.maximum(jnp.abs(rate), jnp.finfo(rate.dtype).tiny * 1e3)
     depth = jnp.minimum(depth, width / 2)
@@ -189,61 +188,3 @@ def probed(
     is_above = value - bound > tolerance(x, jnp.maximum(jnp.abs(value), jnp.abs(bound)), slope)
     code = jnp.where(jnp.any(is_above), NOT_CONCAVE, FINE)
     return noted(trouble, code, x[jnp.argmax(is_above)])
-
-
-def fit_pseudo_hull(
-    log_density: Callable[[Any], Any],
-    points: Points,
-    low: Scalar,
-    high: Scalar,
-    num_doublings: int = 2,
-) -> Fit:
-    """A hull for a density that need not be log-concave, and may rise above it.
-
-    Its knots are the starting points and what the search for a mode adds, refined: so a density
-    with several modes is covered where its starting points are.
-    """
-    method = MetropolisHull()
-    values = jax.vmap(lambda x: scalar(log_density, x))
-    window = find_window(values, points, low, high, is_concave=False)
-    x = jnp.sort(jnp.concatenate([points, window.x]))
-    value = values(x)
-    trouble = noted(window.trouble, *first_value_trouble(x, value))
-    code = jnp.where(jnp.max(value) > -jnp.inf, FINE, NOWHERE)
-    trouble = noted(trouble, code, x[x.size // 2])
-    knots = Knots(x, _floored(x, value, window), jnp.zeros_like(x), low, high)
-    for _ in range(num_doublings):
-        hull = build(method, knots)
-        inner = jnp.diff(knots.x) / 2
-        first = knots.x[:1] - _tail_point(hull.rate[0, 0], hull.width[0, 0])
-        last = knots.x[-1:] + _tail_point(hull.rate[-1, 1], hull.width[-1, 1])
-        # A tail that does not fall yet: go on by the width of what is known.
-        span = knots.x[-1] - knots.x[0]
-        is_flat = (hull.rate[0, 0] >= 0) & ~jnp.isfinite(hull.width[0, 0])
-        first = jnp.where(is_flat, knots.x[:1] - span, first)
-        is_flat = (hull.rate[-1, 1] >= 0) & ~jnp.isfinite(hull.width[-1, 1])
-        last = jnp.where(is_flat, knots.x[-1:] + span, last)
-        new = jnp.concatenate([first, knots.x[:-1] + inner, last])
-        new_value = values(new)
-        trouble = noted(trouble, *first_value_trouble(new, new_value))
-        x = jnp.concatenate([jnp.stack([new[:-1], knots.x], axis=1).reshape(-1), new[-1:]])
-        value = jnp.stack([new_value[:-1], knots.value], axis=1).reshape(-1)
-        value = _floored(x, jnp.concatenate([value, new_value[-1:]]), window)
-        knots = Knots(x, value, jnp.zeros_like(x), low, high)
-    hull = build(method, knots)
-    peak = jnp.argmax(value)
-    code = jnp.where(jnp.isfinite(hull.log_total), FINE, IMPROPER)
-    trouble = noted(trouble, code, x[peak])
-    spread, count = (window.x[2] - window.x[0]) / 2, window.num_evaluations + hull.x.size
-    return Fit(hull, x[peak], value[peak], spread, count, trouble)
-
-
-def _floored(x: Array, value: Array, window: Window) -> Array:
-    """Knots where the density is zero, or nearly so, get a finite height: a hull may be too high.
-
-    It falls outwards, so that tails can be normalised.
-    """
-    value = jnp.where(jnp.isnan(value), -jnp.inf, value)
-    top = jnp.argmax(value)
-    spread = jnp.maximum(window.x[2] - window.x[0], jnp.finfo(x.dtype).tiny)
-    return jnp.maximum(value, value[top] - FLOOR * (1 + jnp.abs(x - x[top]) / spread))

@@ -151,8 +151,21 @@ def chords(knots: Knots) -> Array:
     return jnp.where(width > 0, rise / jnp.where(width > 0, width, 1), 0)
 
 
+class Lines(NamedTuple):
+    """The pieces of a hull as lines: rates, widths, and the rates at which the squeeze departs."""
+
+    rate: Sidewise
+    width: Sidewise
+    gap: Sidewise
+
+
 def build(method: HullMethod, knots: Knots) -> Hull:
     """The hull over these knots."""
+    return _pieces(knots, *lines(method, knots))
+
+
+def lines(method: HullMethod, knots: Knots) -> Lines:
+    """The lines through the knots, cut off where they meet."""
     x, value = knots.x, knots.value
     left, right = method.slopes(knots)
     h, chord = jnp.diff(x), chords(knots)
@@ -180,7 +193,7 @@ def build(method: HullMethod, knots: Knots) -> Hull:
         ],
         axis=1,
     )
-    return _pieces(knots, rate, width, jnp.maximum(gap, 0))
+    return Lines(rate, width, jnp.maximum(gap, 0))
 
 
 def _pieces(knots: Knots, rate: Array, width: Array, gap: Array) -> Hull:

@@ -107,8 +107,11 @@ def propose(
     while stride:
         piece = piece + stride * (table.boundary[piece + stride - 1] <= share)
         stride //= 2
+    step = table.step[piece]
+    # Outwards in both cases, or a rate of zero that rounding makes positive would mirror the draw.
+    place = jnp.where(step < 0, 1 - place, place)
     fall = -jnp.log1p(-table.fill[piece] * place)
-    distance = table.start[piece] + table.step[piece] * fall
+    distance = table.start[piece] + step * fall
     distance = jnp.clip(distance, 0, table.width[piece])
     return Proposal(
         table.x[piece] + table.side[piece] * distance,

@@ -30,6 +30,7 @@ from bayleaf.types import Count, Flag, Scalar
 LEAST_DROP, MOST_DROP, MOST_RISE = 0.7, 12.0, 3.0
 MAX_ROUNDS = 100
 NUM_CANDIDATES = 4
+NEAR = 1e-4  # of the window: points closer than this are one
 
 Points = Float[Array, "point"]
 Three = Float[Array, "3"]
@@ -128,8 +129,12 @@ def choose(x: Points, value: Points, last: Window, is_concave: bool) -> Window:
     three = _three(x, value, inside, peak)
     x, value = x[three], value[three]
     is_distinct = (x[1] > x[0]) & (x[2] > x[1])
-    candidates, is_done = _next(x, value, low, high, num_rounds)
-    lonely, _ = _around(x, low, high, num_rounds)
+    candidates, is_good, is_close = _next(x, value, low, high, num_rounds)
+    # Points have been tried between these three, and none of them took a place: then the peak is
+    # not as high as the chords allow.
+    is_same = jnp.all(jnp.abs(x - last.x) <= NEAR * (x[2] - x[0]))
+    is_done = is_good & (is_close | is_same)
+    lonely = _around(x, low, high, num_rounds)
     candidates = jnp.where(is_distinct, candidates, lonely)
     # As many as there were: the last one is repeated.
     candidates = candidates[jnp.minimum(jnp.arange(last.candidates.size), NUM_CANDIDATES - 1)]
@@ -169,7 +174,7 @@ def _three(x: Points, value: Points, inside: Array, peak: Array) -> Array:
     return jnp.where(x[a] == x[peak], at_left, jnp.where(x[b] == x[peak], at_right, both))
 
 
-def _around(x: Three, low: Scalar, high: Scalar, num_rounds: Count) -> tuple[Points, Flag]:
+def _around(x: Three, low: Scalar, high: Scalar, num_rounds: Count) -> Points:
     """Where to look when fewer than three points are known: about the outer ones, ever wider."""
     growth = 2.0 ** jnp.minimum(num_rounds, 60).astype(x.dtype)
     width = jnp.maximum(x[2] - x[0], 1 + 1e3 * jnp.finfo(x.dtype).eps * jnp.abs(x[1])) * growth
@@ -177,7 +182,8 @@ def _around(x: Three, low: Scalar, high: Scalar, num_rounds: Count) -> tuple[Poi
     left = jnp.maximum(x[0] - width, between(low, x[0], 0.5))
     right = jnp.minimum(x[2] + width, between(high, x[2], 0.5))
     candidates = [left, right, between(left, x[0], 0.5), between(right, x[2], 0.5)]
-    return jnp.stack(candidates), jnp.zeros((), bool)
+    limit = jnp.finfo(x.dtype).max / 16
+    return jnp.clip(jnp.stack(candidates), -limit, limit)
 
 
 def between(end: Array, x: Array, share: Any) -> Array:
@@ -188,8 +194,8 @@ def between(end: Array, x: Array, share: Any) -> Array:
 
 def _next(
     x: Three, value: Three, low: Scalar, high: Scalar, num_rounds: Count
-) -> tuple[Points, Flag]:
-    """Four points to look at, and whether that is needed at all."""
+) -> tuple[Points, Flag, Flag]:
+    """Four points to look at; whether both sides are good, and whether the peak is close."""
     peak = jnp.argmax(value)
     gaps = jnp.diff(x)
     gaps = jnp.where(gaps > 0, gaps, 1)
@@ -218,12 +224,14 @@ def _next(
     middles = (x[:-1] + x[1:]) / 2
     is_left = rise_a >= rise_b
     middle = jnp.where(is_left, middles[0], middles[1])
-    is_vertex = (bend > 0) & (vertex > x[0]) & (vertex < x[2])
+    # One that is known already would come again and again, moved by rounding alone.
+    is_new = jnp.abs(vertex - x[1]) > NEAR * (x[2] - x[0])
+    is_vertex = (bend > 0) & (vertex > x[0]) & (vertex < x[2]) & is_new
     other = jnp.where(is_left, middles[1], middles[0])
     vertex = jnp.where(is_vertex, vertex, other)
     limit = jnp.finfo(x.dtype).max / 16
     candidates = jnp.stack([x[peak] - left, x[peak] + right, vertex, middle])
-    return jnp.clip(candidates, -limit, limit), left_ok & right_ok & is_close
+    return jnp.clip(candidates, -limit, limit), left_ok & right_ok, is_close
 
 
 def _outward(
@@ -255,8 +263,10 @@ def _outward(
     towards_end = distance + finite_room * (1 - share)
     further = jnp.where(is_finite, jnp.minimum(distance + step, towards_end), distance + step)
     further = jnp.where(is_edge & is_finite, towards_end, further)
-    # Too low: a parabola falls by 2 nats at this share of the way.
-    nearer = distance * jnp.clip(jnp.sqrt(2 / jnp.maximum(drop, 1e-3)), 1e-30, 0.5)
+    # Too low: a parabola falls by 2 nats at this share of the way. What falls more suddenly (an
+    # exponential, a kink) does so farther out, and this share alone would be tried for ever.
+    power = jnp.asarray([1.0, 0.5, 0.25, 0.0], span.dtype)[num_rounds % 4]  # 0: half-way
+    nearer = distance * jnp.clip((2 / jnp.maximum(drop, 1e-3)) ** (power / 2), 1e-6, 0.5)
     is_good = jnp.where(
         is_edge, is_finite & (rise <= MOST_RISE), (drop >= LEAST_DROP) | is_finite
     ) & (drop <= MOST_DROP)

@@ -22,7 +22,6 @@ hull without derivatives; Leydold, Janka & Hörmann (2002), for the refinement t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -43,11 +42,11 @@ BLOCK_SIZE = 2**18
 
 
 def adaptive_rejection(
-    log_density: Callable[..., Any],
+    log_density: Any,
     *,
-    key: Key,
-    num_draws: int,
-    support: tuple[Any, Any] = (-np.inf, np.inf),
+    key: Any,
+    num_draws: Any,
+    support: Any = (-np.inf, np.inf),
     init: Any = None,
     args: Any = None,
     hull: HullMethod | None = None,

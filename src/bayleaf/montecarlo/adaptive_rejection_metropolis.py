@@ -20,7 +20,6 @@ Source: Gilks, Best & Tan, Applied Statistics 44 (1995), eqs. 3-5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -29,8 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from bayleaf.logconcave.fit import Fit, fit_pseudo_hull
+from bayleaf.logconcave.fit import Fit
 from bayleaf.logconcave.problem import Problem, problem
+from bayleaf.logconcave.pseudo import fit_pseudo_hull
 from bayleaf.logconcave.trouble import raise_trouble
 from bayleaf.montecarlo.adaptive_rejection import blocks
 from bayleaf.montecarlo.independent import ChainDraws
@@ -41,11 +41,11 @@ NUM_BURN_IN = 100
 
 
 def adaptive_rejection_metropolis(
-    log_density: Callable[..., Any],
+    log_density: Any,
     *,
-    key: Key,
-    num_draws: int,
-    support: tuple[Any, Any] = (-np.inf, np.inf),
+    key: Any,
+    num_draws: Any,
+    support: Any = (-np.inf, np.inf),
     init: Any = None,
     args: Any = None,
 ) -> ChainDraws:
