@@ -19,6 +19,7 @@ import bayleaf as bl
 from bayleaf.errors import BayleafError, NonFiniteLogDensityError, SamplingWarning
 from bayleaf.montecarlo import stages, temperature, tempered
 from bayleaf.montecarlo.genealogy import evidence_error
+from tests.conftest import OPTIMISE_ALL
 from tests.tools.statistics import FALSE_ALARM, assert_mean
 
 QUIET = {"progress": False}
@@ -33,6 +34,12 @@ rolls = np.array([4, 7, 2])
 rng = np.random.default_rng(0)
 design = rng.standard_normal((30, 4))
 response = design @ np.array([1.0, -1.0, 0.5, 0.0]) + 0.5 * rng.standard_normal(30)
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+    """Slow tests too: their programs run for milliseconds."""
+    jax.config.update("jax_disable_most_optimizations", not OPTIMISE_ALL)
 
 
 class Conjugate(NamedTuple):
@@ -507,6 +514,7 @@ class TestBadInput:
         with pytest.warns(SamplingWarning, match=r"kernel: HMC moved in only 0 of its steps"):
             tempered(normal_normal().target, kernel=kernel, key=KEY, **QUIET)
 
+    @pytest.mark.filterwarnings("ignore:kernel.*worth less:bayleaf.errors.SamplingWarning")
     def test_a_prior_that_hardly_meets_the_target_is_named(self):
         prior = bl.Gaussian.from_scale(jnp.zeros(1), 1.0)
         target = bl.Target(lambda x: jnp.where(x[0] > 2.5, -x[0], -jnp.inf))
