@@ -28,6 +28,7 @@ from bayleaf.partitions import (
     SizeWeights,
     Symmetric,
     collapsed,
+    split_merge,
 )
 from bayleaf.partitions.machine import calls, collapsed_calls
 from tests.partitions.partition_laws import (
@@ -45,7 +46,12 @@ from tests.partitions.partition_laws import (
 )
 from tests.partitions.test_partition_model import CASES, oracle
 from tests.tools.statistics import assert_mean
-from tests.tools.transitions import assert_invariant_matrix, assert_transitions, count_transitions
+from tests.tools.transitions import (
+    assert_invariant_counts,
+    assert_invariant_matrix,
+    assert_transitions,
+    count_transitions,
+)
 
 needs_numba = pytest.mark.skipif(not calls.is_available(), reason="needs numba")
 ENGINES = [pytest.param("numba", marks=needs_numba), "jax"]
@@ -208,12 +214,44 @@ def stepper(own, sampler):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_follow_the_exact_matrix(engine):
     own = model(PitmanYor(0.3, 0.5))
-    step = stepper(own, GeneralisedSwendsenWang(BONDS, engine=engine))
+    step = stepper(own, GeneralisedSwendsenWang(BONDS, split_merges=0, engine=engine))
     num_steps = 40_000 if engine == "numba" else 4_000
     counts = count_transitions(step, 15, key=jax.random.key(3), num_steps=num_steps)
     assert_transitions(counts, kernel(table(own)))
     with pytest.raises(AssertionError, match="transition"):
         assert_transitions(counts, kernel(table(own, -np.expm1(-COUPLINGS)), BONDS))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_splits_and_merges_leave_the_law_invariant(engine, monkeypatch):
+    prior, log_g = PRIORS["Pitman-Yor"]
+    own, p = model(prior), law(log_g)
+    num_steps = 60_000 if engine == "numba" else 4_000
+    sampler = GeneralisedSwendsenWang(0.0, split_merges=3, engine=engine)
+    counts = count_transitions(
+        stepper(own, sampler), 15, key=jax.random.key(4), num_steps=num_steps
+    )
+    assert_invariant_counts(counts, p)
+    alone = kernel(table(own, np.zeros(5)), np.zeros(5))
+    with pytest.raises(AssertionError, match="transition"):
+        assert_transitions(counts, alone)  # they do something
+    if engine == "jax":
+        plant_dealing_that_is_forgotten(monkeypatch)
+        wrong = count_transitions(
+            stepper(own, sampler), 15, key=jax.random.key(4), num_steps=num_steps
+        )
+        with pytest.raises(AssertionError, match="standard errors"):
+            assert_invariant_counts(wrong, p)
+
+
+def plant_dealing_that_is_forgotten(monkeypatch):
+    """The bug: the probability of dealing the components so is left out of the ratio."""
+    right = split_merge.allocate
+
+    def wrong(*args):
+        return right(*args)._replace(log_dealt=jnp.zeros(()))
+
+    monkeypatch.setattr(split_merge, "allocate", wrong)
 
 
 def test_an_emptied_cluster_leaves_exactly_nothing_behind():
@@ -330,6 +368,7 @@ def compiled_step(sampler, own, key, labels):
         (lambda: GeneralisedSwendsenWang(np.nan), "bonds: got nan"),
         (lambda: GeneralisedSwendsenWang(np.zeros((2, 2))), "bonds: got shape"),
         (lambda: GeneralisedSwendsenWang(engine="fast"), "engine: got fast"),
+        (lambda: GeneralisedSwendsenWang(split_merges=-1), "split_merges: got -1"),
         (lambda: Decoupled([-1.0]), "strengths"),
         (lambda: Decoupled([]), "strengths"),
         (lambda: one_step(GeneralisedSwendsenWang(np.zeros(3))), r"bonds: got shape \(3,\)"),

@@ -15,7 +15,11 @@ the pieces are:
 
 The default draws one of four strengths for each sweep, of which none needs to be the right one.
 
-Sources: those of `bayleaf.partitions.collapsed`.
+After the sweep it is proposed to split a cluster, or to merge two, as a whole
+(`bayleaf.partitions.split_merge`): piece by piece, a new cluster would have to begin with one piece
+that nothing holds there yet.
+
+Sources: those of `bayleaf.partitions.collapsed` and `bayleaf.partitions.split_merge`.
 """
 
 from __future__ import annotations
@@ -49,7 +53,8 @@ class PartitionInfo(NamedTuple):
 
     ``num_components`` counts the bonded pieces that were moved; ``num_clusters`` the clusters;
     ``num_like`` the edges within clusters; ``size_entropy`` is $-\sum_j (m_j/n) \log(m_j/n)$;
-    ``is_nan`` tells that the prior or the likelihood was NaN for a choice, which was not taken.
+    ``num_split_merges`` counts the splits and merges that were accepted; ``is_nan`` tells that the
+    prior or the likelihood was NaN for a choice, which was not taken.
     """
 
     num_components: Count
@@ -57,6 +62,7 @@ class PartitionInfo(NamedTuple):
     num_like: Count
     size_entropy: Scalar
     log_density: Scalar
+    num_split_merges: Count
     is_nan: Flag
 
 
@@ -96,27 +102,35 @@ class GeneralisedSwendsenWang(Kernel):
         bonds: q, one number for all edges or one for each, in [0, 1); or a function ``bonds(key,
             model)`` that returns such for one sweep, which may use the data of the model and chance
             but knows no labels. None is ``Decoupled([0, 0.25, 0.5, 1])``.
+        split_merges: how many splits or merges are proposed in each sweep. One takes about as long
+            as visiting the sites of the clusters in question.
         engine: ``"numba"`` (machine code for one thread of a CPU, extra ``fast``) or ``"jax"``;
             None takes numba on CPUs where it is installed, if the prior is a product and the
             likelihood is one of this library. They agree in law.
 
     Raises:
-        BayleafError: bonds outside of [0, 1), or of another shape than the edges of the model; an
-            unknown engine.
+        BayleafError: bonds outside of [0, 1), or of another shape than the edges of the model; a
+            number of proposals that is none; an unknown engine.
     """
 
     bonds: Frozen | Float[Array, "..."]
+    split_merges: int = eqx.field(static=True)
     engine: str | None = eqx.field(static=True)
 
     def __init__(
         self,
         bonds: Any = None,
         *,
+        split_merges: int = 1,
         engine: str | None = None,
     ) -> None:
         if engine not in (None, "numba", "jax"):
             raise bad_argument("engine", engine, '"numba", "jax" or None')
         self.engine = engine
+        is_whole = isinstance(split_merges, int | np.integer) and not isinstance(split_merges, bool)
+        if not is_whole or split_merges < 0:
+            raise bad_argument("split_merges", split_merges, "a whole number, at least 0")
+        self.split_merges = int(split_merges)
         if bonds is None:
             bonds = Decoupled([0.0, 0.25, 0.5, 1.0])
         if callable(bonds):
@@ -143,13 +157,21 @@ class GeneralisedSwendsenWang(Kernel):
         model = as_partition_model(log_density)
         key_bonds, key_sweep = jax.random.split(key)
         probability = probabilities(self.bonds, key_bonds, model)
-        swept = sweep(model, key_sweep, state.position, probability, engine=self.engine)
+        swept = sweep(
+            model,
+            key_sweep,
+            state.position,
+            probability,
+            num_proposals=self.split_merges,
+            engine=self.engine,
+        )
         info = PartitionInfo(
             swept.num_components,
             swept.num_clusters,
             swept.num_like,
             swept.size_entropy,
             swept.log_density,
+            swept.num_split_merges,
             swept.is_nan,
         )
         return PartitionState(swept.labels, swept.log_density), info

@@ -24,6 +24,7 @@ JASA 93, section 3, for the rest; Neal (2000), JCGS 9, algorithm 3, which is $q_
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -35,6 +36,7 @@ from bayleaf.partitions.components import by_platform, hook_and_jump, num_compon
 from bayleaf.partitions.machine.collapsed_calls import PartitionSwept, has_machine_code
 from bayleaf.partitions.machine.collapsed_calls import sweep as compiled_sweep
 from bayleaf.partitions.model import PartitionModel, first_come_labels
+from bayleaf.partitions.split_merge import Pieces, split_or_merge
 from bayleaf.types import Count, Flag, Key
 
 
@@ -59,6 +61,7 @@ def sweep(
     labels: Int[Array, "site"],
     probability: Float[Array, "..."],
     *,
+    num_proposals: int = 0,
     engine: str | None = None,
 ) -> PartitionSwept:
     """Draw bonds, and a cluster for each component.
@@ -68,6 +71,8 @@ def sweep(
         key: of the draws; those of the two engines differ.
         labels: the present partition.
         probability: q, one number or one for each edge.
+        num_proposals: how many splits or merges of clusters are proposed after it
+            (`bayleaf.partitions.split_merge`).
         engine: ``"numba"``, ``"jax"``, or None: numba on CPUs where it is installed, for product
             priors and the likelihoods of this library.
 
@@ -82,49 +87,64 @@ def sweep(
             "engine", f"numba for {kinds}", "a product prior and a likelihood of this library"
         )
     chosen = engine if is_known else "jax"
-    return by_platform(
-        chosen, compiled_sweep, traced_sweep, model, key, labels, jnp.asarray(probability)
-    )
+    compiled = functools.partial(compiled_sweep, num_proposals=num_proposals)
+    traced = functools.partial(traced_sweep, num_proposals=num_proposals)
+    return by_platform(chosen, compiled, traced, model, key, labels, jnp.asarray(probability))
 
 
 def traced_sweep(
-    model: PartitionModel, key: Key, labels: Int[Array, "site"], probability: Float[Array, "..."]
+    model: PartitionModel,
+    key: Key,
+    labels: Int[Array, "site"],
+    probability: Float[Array, "..."],
+    *,
+    num_proposals: int,
 ) -> PartitionSwept:
     """The sweep in JAX."""
     edges = model.graph.edges
-    key_bonds, key_labels = jax.random.split(key)
+    key_bonds, key_labels, key_split = jax.random.split(key, 3)
     is_like = labels[edges[:, 0]] == labels[edges[:, 1]]
     is_open = is_like & jax.random.bernoulli(key_bonds, probability, is_like.shape)
     root = hook_and_jump(edges, is_open, model.graph.num_sites)
     residual = jnp.broadcast_to(model.coupling + jnp.log1p(-probability), edges.shape[:1])
-    chosen, clusters, is_nan = visit_all(model, key_labels, root, labels, residual)
+    sizes, totals = model.add_up(root, root.shape[0])
+    is_root = root == jnp.arange(root.shape[0], dtype=root.dtype)
+    pieces = Pieces(is_root, sizes, totals, root[edges], residual)
+    chosen, clusters, is_nan = visit_all(model, key_labels, pieces, labels)
+
+    def propose(i: Count, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        chosen, clusters, num_done = carry
+        key = jax.random.fold_in(key_split, i)
+        chosen, clusters, is_done = split_or_merge(model, key, pieces, chosen, clusters)
+        return chosen, clusters, num_done + is_done
+
+    num_done = jnp.zeros((), jnp.int32)
+    if num_proposals:
+        carry = chosen, clusters, num_done
+        chosen, clusters, num_done = jax.lax.fori_loop(0, num_proposals, propose, carry)
     new = first_come_labels(chosen[root], model.max_clusters)
     share = clusters.sizes / labels.shape[0]
     entropy = jnp.sum(jax.scipy.special.entr(share)).astype(model.coupling.dtype)
     counts = num_components(root), jnp.sum(clusters.sizes > 0, dtype=jnp.int32)
-    return PartitionSwept(new, *counts, model.num_like(new), is_nan, model(new), entropy)
+    num_like, density = model.num_like(new), model(new)
+    return PartitionSwept(new, *counts, num_like, is_nan, num_done, density, entropy)
 
 
 def visit_all(
     model: PartitionModel,
     key: Key,
-    root: Int[Array, "site"],
+    pieces: Pieces,
     labels: Int[Array, "site"],
-    residual: Float[Array, "edge"],
 ) -> tuple[Int[Array, "site"], Clusters, Flag]:
     """Each component chooses in turn: labels at the roots, their clusters, whether one was NaN."""
-    num_sites = root.shape[0]
-    ends = root[model.graph.edges]
-    sizes, totals = model.add_up(root, num_sites)
-    is_root = root == jnp.arange(num_sites, dtype=root.dtype)
-    order = jnp.nonzero(is_root, size=num_sites, fill_value=0)[0]
+    order = jnp.nonzero(pieces.is_root, size=labels.shape[0], fill_value=0)[0]
 
     def visit(number: Count, carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
         chosen, clusters, is_nan = carry
         c = order[number]
-        component = Component(sizes[c], totals[c])
+        component = Component(pieces.sizes[c], pieces.totals[c])
         clusters = taken_out(model, clusters, component, chosen[c])
-        pull = pulls(model, c, ends, chosen, residual)
+        pull = pulls(model, c, pieces.ends, chosen, pieces.residual)
         weights, joined = log_weights(model, clusters, component, pull)
         is_bad = jnp.isnan(weights)
         noise = jax.random.gumbel(jax.random.fold_in(key, c), weights.shape, weights.dtype)
@@ -137,7 +157,7 @@ def visit_all(
         return chosen.at[c].set(j), clusters, is_nan | jnp.any(is_bad)
 
     start = labels, table(model, labels), jnp.zeros((), bool)
-    return jax.lax.fori_loop(0, jnp.sum(is_root), visit, start)
+    return jax.lax.fori_loop(0, jnp.sum(pieces.is_root), visit, start)
 
 
 def table(model: PartitionModel, labels: Int[Array, "site"]) -> Clusters:

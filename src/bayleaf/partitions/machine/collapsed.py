@@ -16,6 +16,7 @@ from bayleaf.partitions.machine.ffi import OPERANDS, RESULTS, machine_code
 from bayleaf.partitions.machine.graph import bond_graph, like_on_graph, neighbours
 from bayleaf.partitions.machine.marginals import log_joined, log_marginal
 from bayleaf.partitions.machine.random import generator
+from bayleaf.partitions.machine.split_merge import split_or_merge
 from bayleaf.partitions.machine.states import draw_state
 from bayleaf.partitions.machine.union_find import number_roots
 
@@ -162,7 +163,18 @@ def in_order(labels, places):
 
 @machine_code
 def one_sweep(
-    labels, edges, couplings, bonds, residuals, statistics, model, log_size, opened, rng, new
+    labels,
+    edges,
+    couplings,
+    bonds,
+    residuals,
+    statistics,
+    model,
+    num_proposals,
+    log_size,
+    opened,
+    rng,
+    new,
 ):
     """One sweep: ``new`` gets the labels. Returns counts and the log density."""
     num_sites, places = labels.size, opened.size
@@ -182,6 +194,11 @@ def one_sweep(
         chosen[number[i]] = labels[i]
     clusters = (sizes, totals, values)
     num_nan = visit_all(model, log_size, opened, clusters, components, links, chosen, rng)
+    num_done = 0
+    for _ in range(num_proposals):
+        num_done += split_or_merge(
+            model, log_size, opened, clusters, components, links, chosen, rng
+        )
     for i in range(num_sites):
         new[i] = chosen[number[i]]
     num_like, density = like_on_graph(new, edges, couplings)
@@ -193,7 +210,7 @@ def one_sweep(
     num_clusters = in_order(new, places)
     for k in range(num_clusters):
         density += opened[k]
-    return (num_components, num_clusters, num_like, num_nan), density, entropy
+    return (num_components, num_clusters, num_like, num_nan, num_done), density, entropy
 
 
 def partition_sweep(frame):
@@ -222,13 +239,14 @@ def partition_sweep(frame):
             couplings + np.log1p(-bonds),
             statistics.reshape(labels.size, num_stats),
             (kind, numbers, dim, room, np.empty(num_stats), by_size),
+            layout[2],
             size_weights(steps, labels.size),
             ffi.reals(frame, OPERANDS, 8, chain),
             rng,
             ffi.whole(frame, RESULTS, 0, chain),
         )
-        for k in range(4):
+        for k in range(5):
             ffi.put_whole(frame, k + 1, chain, counts[k])
-        ffi.put_real(frame, 5, chain, density)
-        ffi.put_real(frame, 6, chain, entropy)
+        ffi.put_real(frame, 6, chain, density)
+        ffi.put_real(frame, 7, chain, entropy)
     return types.uint64(0)

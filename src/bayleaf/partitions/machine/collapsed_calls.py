@@ -25,7 +25,8 @@ class PartitionSwept(NamedTuple):
 
     ``num_components`` counts the bonded pieces that were moved, ``num_clusters`` the clusters,
     ``num_like`` the edges within clusters; ``size_entropy`` is that of the clusters' shares of the
-    sites; ``is_nan`` tells that a weight was NaN.
+    sites; ``is_nan`` tells that a weight was NaN;
+    ``num_split_merges`` counts the splits and merges that were done.
     """
 
     labels: Int[Array, "site"]
@@ -33,6 +34,7 @@ class PartitionSwept(NamedTuple):
     num_clusters: Count
     num_like: Count
     is_nan: Flag
+    num_split_merges: Count
     log_density: Scalar
     size_entropy: Scalar
 
@@ -43,7 +45,9 @@ def has_machine_code(prior: PartitionPrior, likelihood: CollapsedLikelihood | No
     return isinstance(prior, ProductPrior) and isinstance(likelihood, known)
 
 
-def sweep(model: Any, key: Key, labels: Int[Array, "site"], bonds: Any) -> PartitionSwept:
+def sweep(
+    model: Any, key: Key, labels: Int[Array, "site"], bonds: Any, num_proposals: int
+) -> PartitionSwept:
     """One sweep of a `bayleaf.partitions.PartitionModel` with machine code."""
     num_sites, dtype = model.graph.num_sites, model.coupling.dtype
     kind, dim, numbers = written_down(model.likelihood, dtype)
@@ -53,15 +57,12 @@ def sweep(model: Any, key: Key, labels: Int[Array, "site"], bonds: Any) -> Parti
     count, real = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((), dtype)
     results = (
         jax.ShapeDtypeStruct(labels.shape, jnp.int32),
-        count,
-        count,
-        count,
-        count,
+        *[count] * 5,
         real,
         real,
     )
     call = jax.ffi.ffi_call(_name(), results, vmap_method="expand_dims")
-    new, components, clusters, like, num_nan, density, entropy = call(
+    new, components, clusters, like, num_nan, num_done, density, entropy = call(
         labels.astype(jnp.int32),
         jax.random.key_data(key),
         model.graph.edges.astype(jnp.int32),
@@ -71,10 +72,10 @@ def sweep(model: Any, key: Key, labels: Int[Array, "site"], bonds: Any) -> Parti
         numbers,
         steps,
         opened,
-        np.array([kind, dim], np.int32),
+        np.array([kind, dim, num_proposals], np.int32),
     )
     new = new.astype(labels.dtype)
-    return PartitionSwept(new, components, clusters, like, num_nan > 0, density, entropy)
+    return PartitionSwept(new, components, clusters, like, num_nan > 0, num_done, density, entropy)
 
 
 def written_down(likelihood: CollapsedLikelihood | None, dtype: Any) -> tuple[int, int, Any]:
