@@ -32,7 +32,7 @@ from bayleaf.tour.entry import Chapter, Picture, Result
 NUM_SHADES, COUPLING, NOISE = 3, 1.0, 0.25
 STRENGTH = 0.3  # of the bonds: the data outweigh the couplings
 STRIP = (24, 6)
-WHERE = (40, 86)  # the strip's upper left corner: across the edge of a roof
+WHERE = (40, 86)  # the upper left corner of the strip, at the side of the temple
 
 
 def photograph() -> np.ndarray:
@@ -149,8 +149,8 @@ def picture_of_shades(seen, alone, chance, wrong) -> Picture:
         figure,
         "A photograph of three shades under noise (above left). Choosing the likeliest shade of "
         "each pixel by itself leaves speckles (above right). The most probable shade of each "
-        "pixel under the Potts model, in which neighbours tend to agree, removes them (below "
-        "left). Below right, the probability that this shade is wrong: bright along edges and on "
+        "pixel under the Potts model, in which neighbours tend to agree, removes most of them "
+        "(below left). Below right, the probability that this shade is wrong: bright along edges and on "
         "small things, dark elsewhere.",
         "Four versions of a photograph of a temple: noisy, speckled, clean, and a map that is "
         "bright along the edges.",
