@@ -16,6 +16,8 @@ its own run states, and the posterior mean of the line.
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,8 +52,8 @@ def log_likelihood(beta, data):
 def exact(degree: int) -> tuple[float, np.ndarray]:
     """Log evidence and posterior mean."""
     X = design(degree)
-    covariance = (X * SCALE**2) @ X.T + NOISE**2 * np.eye(progress.size)
-    evidence = stats.multivariate_normal(X @ MEAN, covariance).logpdf(progress)
+    covariance: Any = (X * SCALE**2) @ X.T + NOISE**2 * np.eye(progress.size)
+    evidence = stats.multivariate_normal.logpdf(progress, X @ MEAN, covariance)
     precision = np.diag(SCALE**-2.0) + X.T @ X / NOISE**2
     mean = np.linalg.solve(precision, MEAN / SCALE**2 + X.T @ progress / NOISE**2)
     return float(evidence), mean
