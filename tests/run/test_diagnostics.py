@@ -114,6 +114,14 @@ def test_nan_without_a_place_names_none():
     assert "mostly" not in message
 
 
+def test_a_conditional_that_is_not_log_concave_is_reported():
+    flags = np.ones(SHAPE, bool)
+    flags[2, :10] = False
+    message = _message("not_log_concave", _normal(), {"tau.is_log_concave": flags})
+    assert message.startswith("tau: 0.25 % of the steps (chain 2) met a conditional density")
+    assert _kinds(_normal(), {"is_log_concave": np.ones(SHAPE, bool)}) == []
+
+
 def test_divergences_are_counted_and_placed():
     draws = {"mu": _normal(), "tau": np.exp(_normal(seed=1))}
     flags = np.zeros(SHAPE, bool)

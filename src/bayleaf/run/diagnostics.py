@@ -55,8 +55,8 @@ def diagnose(
     Args:
         draws: pytree of arrays with leading axes chain and draw.
         stats: what the kernel recorded, by name; arrays of shape [chain, draw]. Looked at are
-            ``is_nan``, ``is_divergent``, ``step_size`` and ``tree_depth``, also those of the parts
-            of a composed kernel (``block.is_nan``).
+            ``is_nan``, ``is_log_concave``, ``is_divergent``, ``step_size`` and ``tree_depth``,
+            also those of the parts of a composed kernel (``block.is_nan``).
         start: pytree of initial positions (leading chain axis) in the space of ``draws``; tells
             how large the scale was when the run began. None takes a scale of 1.
         max_depth: the limit of the kernel, when it has one.
@@ -72,6 +72,7 @@ def diagnose(
     found = [
         _nan_draws(x, names),
         *(_nan_density(x, names, *part) for part in recorded(stats, "is_nan")),
+        *(_not_log_concave(*part) for part in recorded(stats, "is_log_concave")),
         *(_divergences(x, names, *part) for part in recorded(stats, "is_divergent")),
         *(_tiny_step(*part) for part in recorded(stats, "step_size")),
         _stuck_chains(x) if continuous else None,
@@ -116,6 +117,17 @@ def _nan_density(x: Draws, names: list[str], part: str, flags: np.ndarray) -> Fi
         f"({_chains(flags.any(1))}){_concentration(x, names, flags)}. Such proposals are rejected, "
         "so the draws leave out a region that may have mass. Look for the log or the root of a "
         "negative number, 0/0 and inf - inf; return -inf only where the density is truly zero.",
+    )
+
+
+def _not_log_concave(part: str, flags: np.ndarray) -> Finding | None:
+    if flags.all():
+        return None
+    return Finding(
+        "not_log_concave",
+        f"{part}{_share(~flags)} of the steps ({_chains(~flags.all(1))}) met a conditional density "
+        "that is not log-concave, or cannot be normalised, and left its coordinate as it was: the "
+        "draws must not be used. Sample these parameters by Slice.",
     )
 
 

@@ -39,7 +39,7 @@ def log_density(beta):
     return jnp.sum(y * logit - jax.nn.softplus(logit)) - 0.5 * jnp.sum(beta**2) / PRIOR_SD**2
 
 
-def exact() -> tuple[list[np.ndarray], np.ndarray]:
+def exact() -> tuple[np.ndarray, np.ndarray]:
     """The grid along each direction, and the probabilities of its points.
 
     The grid is laid in the directions in which the posterior is nearly a unit normal.
