@@ -67,6 +67,8 @@ def by_platform(engine: str | None, compiled: Any, traced: Any, *args: Any) -> A
         return traced(*args)
     if engine == "numba":
         return compiled(*args)
+    if jax.default_backend() != "cpu":  # tracing the machine code would compile it for nothing
+        return traced(*args)
     return jax.lax.platform_dependent(*args, cpu=compiled, default=traced)
 
 

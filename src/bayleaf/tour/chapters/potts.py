@@ -150,8 +150,8 @@ def picture_of_shades(seen, alone, chance, wrong) -> Picture:
         "A photograph of three shades under noise (above left). Choosing the likeliest shade of "
         "each pixel by itself leaves speckles (above right). The most probable shade of each "
         "pixel under the Potts model, in which neighbours tend to agree, removes most of them "
-        "(below left). Below right, the probability that this shade is wrong: bright along edges and on "
-        "small things, dark elsewhere.",
+        "(below left). Below right, the probability that this shade is wrong: bright along edges "
+        "and on small things, dark elsewhere.",
         "Four versions of a photograph of a temple: noisy, speckled, clean, and a map that is "
         "bright along the edges.",
     )
