@@ -1,6 +1,6 @@
 """Whether an ascent of the ELBO has arrived: what its history says, in words.
 
-The steps are cut into tenths. An ELBO that is still higher in the last tenth than in the one before
+The steps are cut into tenths. An ELBO that is still higher in the last two than in the two before
 has not settled; one that is lower than it was in an earlier tenth has been lost again. Both are
 judged against the standard errors of the tenths' means, and against a tenth of a nat: the ELBO is
 short of the evidence by the divergence KL(q || p), and less than that is of no consequence.
@@ -44,9 +44,13 @@ def findings(
 def _drift(good: Float[np.ndarray, "step"]) -> list[Finding]:
     parts = np.array_split(good, TENTHS)
     means = np.array([part.mean() for part in parts])
-    errors = np.array([part.std(ddof=1) / np.sqrt(part.size) for part in parts])
+    # From differences of successive steps: a tenth that rises steeply is not a noisy one.
+    squares = [np.mean(np.square(np.diff(part))) / 2 for part in parts]
+    errors = np.sqrt(np.array(squares) / [part.size for part in parts])
     best = int(np.argmax(means))
-    fall, rise = means[best] - means[-1], means[-1] - means[-2]
+    fall = means[best] - means[-1]
+    before, now = means[-4:-2].mean(), means[-2:].mean()
+    error_of_rise = np.linalg.norm(errors[-4:]) / 2
     if fall > max(LEAST, ERRORS * np.hypot(errors[best], errors[-1])):
         return [
             Finding(
@@ -56,12 +60,12 @@ def _drift(good: Float[np.ndarray, "step"]) -> list[Finding]:
                 "draws a step.",
             )
         ]
-    if rise > max(LEAST, ERRORS * np.hypot(errors[-1], errors[-2])):
+    if now - before > max(LEAST, ERRORS * error_of_rise):
         return [
             Finding(
                 "not_settled",
-                f"elbo: not settled: it rose from {means[-2]:.4g} to {means[-1]:.4g} in the last "
-                "tenth of the steps. Go on with fit.extend(num_steps). If it never settles, the "
+                f"elbo: not settled: it rose from {before:.4g} to {now:.4g} in the last fifth "
+                "of the steps. Go on with fit.extend(num_steps). If it never settles, the "
                 "target has no finite integral.",
             )
         ]
