@@ -13,7 +13,8 @@ import pytest
 import bayleaf as bl
 
 ROOT = Path(__file__).parents[1]
-PEERS = ["arviz", "blackjax", "h5netcdf", "matplotlib", "numpyro", "sklearn", "torch", "xarray"]
+PEERS = ["arviz", "blackjax", "h5netcdf", "matplotlib", "numba", "numpyro", "sklearn", "torch"]
+PEERS += ["xarray"]
 
 
 def fresh_python(code: str) -> str:
@@ -23,7 +24,10 @@ def fresh_python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("package", ["bayleaf", "bayleaf.mcmc"])
+ROOMS = ["mcmc", "montecarlo", "partitions", "variational"]
+
+
+@pytest.mark.parametrize("package", ["bayleaf", *(f"bayleaf.{room}" for room in ROOMS)])
 def test_every_public_name_resolves(package: str) -> None:
     module = importlib.import_module(package)
     for name in module.__all__:

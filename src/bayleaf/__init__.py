@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayleaf import constraints, errors, mcmc, montecarlo, variational
+    from bayleaf import constraints, errors, mcmc, montecarlo, partitions, variational
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
     from bayleaf.targets import Target, likelihoods, networks
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Gaussian",
@@ -29,6 +29,7 @@ __all__ = [
     "mcmc",
     "montecarlo",
     "networks",
+    "partitions",
     "sample",
     "variational",
 ]
@@ -44,6 +45,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "mcmc": ("bayleaf.mcmc", None),
     "montecarlo": ("bayleaf.montecarlo", None),
     "networks": ("bayleaf.targets.networks", None),
+    "partitions": ("bayleaf.partitions", None),
     "sample": ("bayleaf.run.runner", "sample"),
     "variational": ("bayleaf.variational", None),
 }

@@ -1,13 +1,14 @@
 """Every recurring type alias of the library, once.
 
 Axis names used in shape annotations across the library: ``chain``, ``draw``, ``dim`` (length of a
-raveled position), ``rank`` (columns of a low-rank factor), ``batch`` (examples of a data set).
+raveled position), ``rank`` (columns of a low-rank factor), ``batch`` (examples of a data set),
+``particle``, ``time``, and in `bayleaf.partitions` ``site``, ``edge`` and ``state``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
@@ -27,6 +28,7 @@ LogDensity = Callable[[Any], Any]
 """A function from a position to the scalar log density, up to a constant."""
 
 
+@runtime_checkable
 class Distribution(Protocol):
     """What can be drawn from and evaluated: proposals, priors, guides.
 

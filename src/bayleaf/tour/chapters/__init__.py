@@ -1,24 +1,48 @@
 """The chapters of the tour, in its order; one file each."""
 
 from bayleaf.tour.chapters import (
+    adaptive_rejection,
     elliptical_slice,
     gibbs,
     hierarchical,
     hmc,
+    importance,
+    ising,
+    laplace,
     metropolis,
     neural_network,
     nuts,
+    particle_filter,
+    potts,
+    rejection,
     sequential,
     slice,
+    tempered,
+    vae,
+    variational,
 )
 
 CHAPTERS = (
+    # Draws without chains.
+    rejection.CHAPTER,
+    adaptive_rejection.CHAPTER,
+    importance.CHAPTER,
+    tempered.CHAPTER,
+    particle_filter.CHAPTER,
+    # Markov chains.
     metropolis.CHAPTER,
     gibbs.CHAPTER,
     slice.CHAPTER,
     elliptical_slice.CHAPTER,
     hmc.CHAPTER,
     nuts.CHAPTER,
+    ising.CHAPTER,
+    potts.CHAPTER,
+    # Approximations of a simple form.
+    laplace.CHAPTER,
+    variational.CHAPTER,
+    vae.CHAPTER,
+    # What is built from them.
     neural_network.CHAPTER,
     sequential.CHAPTER,
     hierarchical.CHAPTER,

@@ -165,7 +165,7 @@ def picture_of_margins(draws, points, p) -> Picture:
 
 
 CHAPTER = Chapter(
-    id="adaptive_rejection",
+    id="adaptive-rejection",
     system="Adaptive rejection in Gibbs",
     question="Which measurements tell a malignant tumour, when no conditional has a name?",
     data="569 breast tumours (from scikit-learn)",

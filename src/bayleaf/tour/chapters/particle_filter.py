@@ -175,7 +175,7 @@ def picture_of_likelihoods(ratios) -> Picture:
 
 
 CHAPTER = Chapter(
-    id="particle_filter",
+    id="particle-filter",
     system="Particle filter",
     question="How high does the Nile stand, with ten years of records missing?",
     data="yearly flow of the Nile at Aswan, 1871 to 1970 (Cobb 1978)",
