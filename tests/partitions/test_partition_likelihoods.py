@@ -138,7 +138,9 @@ def test_the_machine_code_has_the_same_formulas(name):
     for _ in range(2):  # the second time from by_size
         own = marginals.log_marginal(kind, numbers, dim, 2, first, room, by_size)
         assert own == pytest.approx(log_marginal(likelihood, range(2)), abs=1e-11)
-    joined = marginals.log_joined(kind, numbers, dim, 2, first, own, 5, second, room, both, by_size)
+    joined = marginals.log_joined(
+        kind, numbers, dim, 2, first[None], 0, own, 5, second, room, both, by_size
+    )
     assert joined == pytest.approx(log_marginal(likelihood, range(7)), abs=1e-11)
 
 

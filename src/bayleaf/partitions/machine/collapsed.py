@@ -61,7 +61,7 @@ def weigh(model, log_size, opened, clusters, present, component, pull, log_weigh
         j = present[a]
         m = sizes[j]
         joined[a] = log_joined(
-            kind, numbers, dim, m, totals[j], values[j], size, more, room, both, by_size
+            kind, numbers, dim, m, totals, j, values[j], size, more, room, both, by_size
         )
         is_stuck = log_size[m] == -np.inf
         log_weights[a] = log_size[m + size] + joined[a] - values[j] + pull[j]

@@ -7,16 +7,24 @@ alone is worked out once for each size and kept in ``by_size``, which begins as 
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
+from typing import Any
 
+import numba
 import numpy as np
-
-from bayleaf.partitions.machine.ffi import machine_code
 
 NONE, NORMAL, WISHART, HISTOGRAM = 0, 1, 2, 3
 
 
-@machine_code
+def formula(function: Callable[..., Any]) -> Any:
+    """As `bayleaf.partitions.machine.ffi.machine_code`, without a look at each divisor."""
+    compiler = numba.njit(cache=True, nogil=True, error_model="numpy")
+    return compiler(inspect.unwrap(function))
+
+
+@formula
 def normal_of_size(numbers, dim, m):
     """The determinants of `NormalMean`."""
     total = 0.0
@@ -26,7 +34,7 @@ def normal_of_size(numbers, dim, m):
     return total
 
 
-@machine_code
+@formula
 def normal(numbers, dim, m, total):
     """The squares of `NormalMean`."""
     squares = total[dim]
@@ -37,7 +45,7 @@ def normal(numbers, dim, m, total):
     return -0.5 * squares
 
 
-@machine_code
+@formula
 def wishart_of_size(numbers, dim, m):
     """All of `NormalInverseWishart` but the determinant of its scatter."""
     kappa, nu = numbers[0], numbers[1]
@@ -48,7 +56,7 @@ def wishart_of_size(numbers, dim, m):
     return total
 
 
-@machine_code
+@formula
 def wishart(numbers, dim, m, total, room):
     """The determinant of the scatter, by the pivots of an elimination."""
     kappa, nu = numbers[0], numbers[1]
@@ -78,7 +86,7 @@ def wishart(numbers, dim, m, total, room):
     return -0.5 * (nu + m) * (log_determinant + math.log(determinant))
 
 
-@machine_code
+@formula
 def log_marginal(kind, numbers, dim, m, total, room, by_size):
     """Log p of a cluster of m sites whose statistics add up to ``total``."""
     if kind == NONE:
@@ -101,21 +109,21 @@ def log_marginal(kind, numbers, dim, m, total, room, by_size):
     return by_size[m] + wishart(numbers, dim, m, total, room)
 
 
-@machine_code
-def log_joined(kind, numbers, dim, m, total, value, size, more, room, both, by_size):
-    """Log p of a cluster, whose own is ``value``, when ``size`` sites with the sum ``more`` join.
+@formula
+def log_joined(kind, numbers, dim, m, totals, j, value, size, more, room, both, by_size):
+    """Log p of cluster j, whose own is ``value``, when ``size`` sites with the sum ``more`` join.
 
     Of histograms only bins that the newcomers fill change.
     """
     if kind == HISTOGRAM:
         prior, added = 0.0, 0.0
         for b in range(dim):
-            a, x = numbers[b] + total[b], more[b]
+            a, x = numbers[b] + totals[j, b], more[b]
             prior += a
             added += x
             if x != 0:
                 value += math.lgamma(a + x) - math.lgamma(a)
         return value + math.lgamma(prior) - math.lgamma(prior + added)
-    for s in range(total.size):
-        both[s] = total[s] + more[s]
+    for s in range(both.size):
+        both[s] = totals[j, s] + more[s]
     return log_marginal(kind, numbers, dim, m + size, both, room, by_size)

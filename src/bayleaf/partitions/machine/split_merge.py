@@ -58,20 +58,11 @@ def allocate(model, components, links, labels, first, second, rng):
         j = i + below(rng, count - i)
         order[i], order[j] = order[j], order[i]
         c = order[i]
+        size, more = own_sizes[c], own_totals[c]
         between(links, side, c, pull)
         for s in range(2):
             joined[s] = log_joined(
-                kind,
-                numbers,
-                dim,
-                sizes[s],
-                totals[s],
-                values[s],
-                own_sizes[c],
-                own_totals[c],
-                room,
-                both,
-                by_size,
+                kind, numbers, dim, sizes[s], totals, s, values[s], size, more, room, both, by_size
             )
         # Of the prior only that large sides grow: any rule of dealing is exact.
         here = joined[0] - values[0] + pull[0] + math.log(sizes[0])
@@ -84,8 +75,8 @@ def allocate(model, components, links, labels, first, second, rng):
         log_dealt += log_first if s == 0 else log_share(there, here)
         cut += pull[1 - s]
         side[c] = s + 1
-        sizes[s] += own_sizes[c]
-        totals[s] += own_totals[c]
+        sizes[s] += size
+        totals[s] += more
         values[s] = joined[s]
     return side, sizes, totals, values, cut, log_dealt
 
