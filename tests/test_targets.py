@@ -181,6 +181,31 @@ def test_init_may_be_given_again(own):
     assert np.all(np.abs(around["mu"] - 50.0) < 1)
 
 
+def test_without_jitter_a_point_is_taken_as_it_is():
+    """The point itself, bit for bit, whether it is the target's own or given again."""
+    own = target_of().initial_positions(KEY, 3, jitter=False)
+    np.testing.assert_array_equal(own["mu"], np.zeros((3, 3)))
+    np.testing.assert_array_equal(own["sigma"], np.full(3, own["sigma"][0]))
+    np.testing.assert_allclose(target_of().constrain(first(own))["sigma"], 1.0)
+    point = {"mu": np.arange(3.0), "sigma": 2.0}
+    given = target_of().initial_positions(KEY, 2, point, jitter=False)
+    np.testing.assert_array_equal(given["mu"], [np.arange(3.0)] * 2)
+
+    def drawn(key):
+        return {"mu": jax.random.normal(key, (3,)), "sigma": 1.0}
+
+    # One point a chain, and draws of a function, have no jitter either way.
+    stacked = {"mu": np.arange(6.0).reshape(2, 3), "sigma": np.ones(2)}
+    for init in (stacked, drawn):
+        exact, usual = (
+            target_of().initial_positions(KEY, 2, init, jitter=jitter) for jitter in (False, True)
+        )
+        jax.tree.map(np.testing.assert_array_equal, exact, usual)
+    # Nothing is tried elsewhere: a point that is not finite is refused.
+    with pytest.raises(NonFiniteLogDensityError, match="at the point given"):
+        target_of(lambda p: jnp.log(p["mu"].sum())).initial_positions(KEY, 2, jitter=False)
+
+
 def test_bad_draws_are_drawn_again():
     def half(params):
         return jnp.where(params["mu"][0] > 0.5, normal_and_gamma(params), jnp.nan)

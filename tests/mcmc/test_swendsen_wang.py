@@ -17,8 +17,8 @@ from bayleaf.mcmc.swendsen_wang import SwendsenWang
 from bayleaf.partitions import Graph, Potts, sweep
 from tests.partitions.enumeration import BUGS, law, site_by_site, sweep_matrix
 from tests.partitions.models import ENGINES, MODELS, has_numba, potts
-from tests.run.test_runner import compilations
 from tests.tools.chains import run_chains
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 from tests.tools.transitions import (
     assert_invariant_matrix,

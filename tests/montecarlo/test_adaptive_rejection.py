@@ -1,7 +1,5 @@
 """Adaptive rejection: the right law for every log-concave density, and the others are refused."""
 
-import contextlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,25 +11,10 @@ from bayleaf.logconcave import hull, sampler
 from bayleaf.logconcave.hull import SecantHull, TangentHull
 from bayleaf.montecarlo import adaptive_rejection
 from tests.logconcave import family
+from tests.tools.compiling import compilations
 from tests.tools.statistics import FALSE_ALARM, assert_cdf
 
 NUM_DRAWS = 20_000
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of what the backend compiles inside the block."""
-    names = []
-
-    def listen(event, duration, **details):
-        if "backend_compile" in event:
-            names.append(details.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def sample(names, method=None, dtype=np.float64, num_draws=NUM_DRAWS, key=0, **options):

@@ -13,7 +13,7 @@ from scipy import stats
 import bayleaf as bl
 from bayleaf.errors import BayleafError, SamplingWarning
 from bayleaf.montecarlo.importance import importance
-from tests.run.test_runner import compilations
+from tests.tools.compiling import compilations
 
 COUNTS = np.array([3, 5, 4, 0, 7])
 SHAPE, RATE = 2.0, 0.5

@@ -14,8 +14,8 @@ from bayleaf.montecarlo import GuidedProposal, StateSpaceModel, particle_filter,
 from bayleaf.montecarlo.particle_filter import Scheme, log_likelihood, run_filter
 from bayleaf.montecarlo.particle_keys import UNROLLED, particle_keys, unrolled
 from bayleaf.montecarlo.sequential import sequential
-from tests.run.test_runner import compilations
 from tests.textbook.kalman import kalman
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 
 PARAMS = {"a": 0.8, "q": 0.6, "r": 0.7}

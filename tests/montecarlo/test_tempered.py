@@ -4,7 +4,6 @@ Evidence is compared with closed forms in units of the standard error that the r
 runs its square must be the variance of log Z: the whole distribution of the ratio is tested.
 """
 
-import contextlib
 import warnings
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from bayleaf.errors import BayleafError, NonFiniteLogDensityError, SamplingWarni
 from bayleaf.montecarlo import stages, temperature, tempered
 from bayleaf.montecarlo.genealogy import evidence_error
 from tests.conftest import OPTIMISE_ALL
+from tests.tools.compiling import compilations
 from tests.tools.statistics import FALSE_ALARM, assert_mean
 
 QUIET = {"progress": False}
@@ -200,22 +200,6 @@ def test_the_evidence_of_a_normal_model(tmp_path):
 @pytest.mark.parametrize("model", MODELS)
 def test_the_evidence_of_conjugate_models(model):
     assert_agrees(model(), num_particles=4096)
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of what the backend compiles inside the block."""
-    names = []
-
-    def listen(event, duration, **details):
-        if "backend_compile" in event:
-            names.append(details.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_a_second_run_compiles_nothing():

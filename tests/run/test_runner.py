@@ -1,6 +1,5 @@
 """The runner: nothing compiled twice, draws on the host, every kind of kernel and position."""
 
-import contextlib
 import json
 import os
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 import bayleaf as bl
 from bayleaf.mcmc import NUTS, SGHMC, Conditional, Gibbs, MetropolisHastings, RandomWalk
 from bayleaf.run import chunk, loop, progress, runner
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 
 TRACES = []
@@ -33,22 +33,6 @@ def make_target(data=(1.0, -2.0, 0.5)):
         constrain={"scale": bl.constraints.positive},
         data=np.asarray(data),
     )
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of what the backend compiles inside the block."""
-    names = []
-
-    def listen(event, duration, **details):
-        if "backend_compile" in event:
-            names.append(details.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def assert_equal(got, expected):
@@ -92,13 +76,6 @@ def test_nothing_is_compiled_a_second_time(first):
     assert TRACES == []
     assert_equal(again.draws, run.draws)
     assert abs(other.draws["x"].mean() - 5) < 1  # the new data are used
-
-
-def test_compilations_are_counted():
-    """The listener of the test above hears what it must."""
-    with compilations() as compiled:
-        jax.jit(lambda x: x * 3 + 1)(np.float64(1.0))
-    assert compiled
 
 
 def test_extended_runs_have_the_bits_of_a_longer_one(first):

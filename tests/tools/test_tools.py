@@ -10,6 +10,7 @@ from scipy import stats
 
 from bayleaf.mcmc.kernel import Kernel
 from tests.tools import statistics
+from tests.tools.compiling import compilations
 from tests.tools.geweke import geweke_test
 from tests.tools.transitions import (
     assert_invariant_counts,
@@ -203,3 +204,16 @@ def test_geweke_accepts_the_exact_kernel_and_rejects_a_wrong_variance():
     geweke_test(ExactNormal(), **normal_model(), key=jax.random.key(0))
     with pytest.raises(AssertionError):
         geweke_test(ExactNormal(variance=0.6), **normal_model(), key=jax.random.key(0))
+
+
+def test_compilations_are_counted_and_only_inside_the_block():
+    triple = jax.jit(lambda x: x * 3 + 1)
+    with compilations() as compiled:
+        triple(np.float64(1.0))
+    assert len(compiled) == 1
+    with compilations() as again:
+        triple(np.float64(2.0))
+    assert again == []
+    triple(np.float32(1.0))  # another program, but nobody listens
+    assert len(compiled) == 1
+    assert again == []

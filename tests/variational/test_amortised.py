@@ -11,8 +11,8 @@ import bayleaf as bl
 from bayleaf.errors import BayleafError, NonFiniteLogDensityError
 from bayleaf.variational import GaussianEncoder, MeanField, elbo, fit_amortised
 from bayleaf.variational.amortised import Autoencoder, Program
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
-from tests.variational.test_fit import compilations
 
 DIM, LATENT, NUM = 5, 2, 300
 QUIET = {"progress": False}

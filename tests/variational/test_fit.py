@@ -1,6 +1,5 @@
 """`fit`: exact answers, every kind of target and guide, resume, compile counts, loud failures."""
 
-import contextlib
 import functools
 import warnings
 
@@ -17,6 +16,7 @@ from bayleaf.errors import BayleafError, CheckpointError, NonFiniteLogDensityErr
 from bayleaf.run import progress
 from bayleaf.variational import Fit, FullRank, LowRank, MeanField, ascent, fit, fitting
 from bayleaf.variational.convergence import findings
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 from tests.variational.test_elbo import linear, posterior, scale
 
@@ -41,22 +41,6 @@ def gaussian_target(mean, covariance, dtype=np.float64):
 MEAN = np.array([100.0, -2.0, 0.03])
 SCALES = np.array([30.0, 1.0, 0.01])
 COVARIANCE = SCALES[:, None] * SCALES * np.array([[1, 0.9, 0.3], [0.9, 1, 0.0], [0.3, 0.0, 1]])
-
-
-@contextlib.contextmanager
-def compilations():
-    """The names of what the backend compiles inside the block."""
-    names = []
-
-    def listen(event, duration, **details):
-        if "backend_compile" in event:
-            names.append(details.get("fun_name", event))
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        yield names
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def assert_equal(one, other):
