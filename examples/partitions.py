@@ -22,6 +22,7 @@ model = bl.partitions.PartitionModel(
     bl.partitions.DirichletProcess(0.5),
     bl.partitions.NormalInverseWishart(picture.reshape(-1, 2), scale=1.0),
     coupling=1.0,
+    max_clusters=10,
 )
 
 if __name__ == "__main__":
@@ -29,8 +30,8 @@ if __name__ == "__main__":
         model,
         bl.mcmc.GeneralisedSwendsenWang(),
         key=jax.random.key(0),
-        num_draws=500,
-        num_warmup=500,
+        num_draws=200,
+        num_warmup=200,
         progress=False,
     )
     found = bl.partitions.point_estimate(run.draws).labels.reshape(rows, columns)
