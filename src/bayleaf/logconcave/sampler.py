@@ -26,20 +26,23 @@ from bayleaf.logconcave.hull import Hull, scalar, tolerance
 from bayleaf.logconcave.trouble import EXHAUSTED, FINE, NAN, NOT_CONCAVE, Trouble, noted
 from bayleaf.types import Count, Flag, Key, Scalar
 
-NUM_WORDS = 4  # random 32-bit words of one proposal
+NUM_WORDS = 3  # random 32-bit words of one proposal
 BLOCK = 2  # proposals that `draw` evaluates at a time
 MAX_BLOCKS = 100
 MAX_PACKS = 3000
-AUDIT = 64  # of so many draws one is evaluated though the squeeze would have accepted it
+AUDIT = 64  # of so many draws of a target one is evaluated though the squeeze would accept it
+LEAST_PACK = 64  # slots that are served together, at least
 
 
 class Table(NamedTuple):
     """The pieces of hulls in a row, 2^m to a target: a piece is found by m comparisons.
 
-    ``boundary`` is the share of the mass up to and with the piece.
+    ``boundary`` is the share of the mass up to and with the piece, ``before`` that without it.
     """
 
     boundary: Array
+    before: Array
+    mass: Array
     x: Array
     side: Array
     value: Array
@@ -67,6 +70,8 @@ def tabulate(hull: Hull) -> Table:
     padding = (0, 2 ** (num - 1).bit_length() - num)
     mass = jnp.exp(hull.log_mass - hull.log_total).reshape(-1)
     boundary = jnp.cumsum(mass)
+    before = jnp.concatenate([jnp.zeros_like(boundary[:1]), boundary[:-1]])
+    mass = boundary - before
     # No uniform number may land behind the last piece that has mass.
     boundary = jnp.where(boundary >= boundary[-1], 2, boundary)
     side = jnp.broadcast_to(jnp.array([-1, 1], mass.dtype), hull.rate.shape)
@@ -76,6 +81,8 @@ def tabulate(hull: Hull) -> Table:
 
     return Table(
         jnp.pad(boundary, padding, constant_values=2),
+        flat(before),
+        flat(jnp.where(mass > 0, mass, 1)),
         flat(jnp.repeat(hull.x, 2)),
         flat(side),
         flat(jnp.repeat(hull.value, 2)),
@@ -89,7 +96,7 @@ def tabulate(hull: Hull) -> Table:
 
 
 def propose(
-    table: Table, base: Int[Array, "*slot"] | int, size: int, words: UInt32[Array, "4 *slot"]
+    table: Table, base: Int[Array, "*slot"] | int, size: int, words: UInt32[Array, "3 *slot"]
 ) -> Proposal:
     """One proposal a slot.
 
@@ -100,13 +107,18 @@ def propose(
         words: random bits.
     """
     dtype = table.x.dtype
-    share, height = unit(words[0], dtype), unit(words[1], dtype)
-    place = unit(words[2], dtype, words[3])
+    is_fine = dtype == jnp.float64
+    share = unit(words[0], dtype, words[1] if is_fine else None)
+    height = unit(words[2], dtype)
     piece = jnp.zeros(share.shape, jnp.int32) + base
     stride = size // 2
     while stride:
         piece = piece + stride * (table.boundary[piece + stride - 1] <= share)
         stride //= 2
+    if is_fine:  # what the choice of the piece has left of 52 bits is uniform in it
+        place = jnp.clip((share - table.before[piece]) / table.mass[piece], 0, 1 - 2.0**-52)
+    else:
+        place = unit(words[1], dtype)
     step = table.step[piece]
     # Outwards in both cases, or a rate of zero that rounding makes positive would mirror the draw.
     place = jnp.where(step < 0, 1 - place, place)
@@ -186,19 +198,22 @@ def draw(log_density: Callable[[Any], Any], hull: Hull, key: Key, trouble: Troub
 
 
 class Filled(NamedTuple):
-    """Draws ``[slot, target]``, their log densities minus the hull's (0 where not evaluated)."""
+    """Draws ``[slot, target]``; where hulls need not enclose, log density minus hull there."""
 
     draws: Array
-    excess: Array
+    excess: Array | None
     num_proposals: Count
     num_evaluations: Count
     trouble: Trouble
 
 
 class _Slots(NamedTuple):
-    proposal: Proposal
+    """Where each slot stands: its proposal, as the words that make it, whether it is pending."""
+
+    words: UInt32[Array, "3 slot"]
+    x: Array
     is_open: Array
-    excess: Array
+    excess: Array | None
 
 
 class _Progress(NamedTuple):
@@ -234,14 +249,20 @@ def fill(
     size = table.x.shape[1]
     table = Table(*(leaf.reshape(-1) for leaf in table))
     num = num_targets * num_slots
-    of_slot = jnp.arange(num, dtype=jnp.int32) % num_targets
-    pack = min(num, max(64, num // 16))
+    height = min(AUDIT, max(1, num // LEAST_PACK))
+    pack = -(-num // height)  # slot i stands in column i % pack: a pack is the columns' first ones
+    numbers = jnp.arange(pack * height, dtype=jnp.int32)
+    ranks = height - jnp.arange(height, dtype=jnp.int32)[:, None]
+    of_slot = numbers % num_targets
 
-    words = jax.random.bits(jax.random.fold_in(key, 0), (NUM_WORDS, num), jnp.uint32)
+    words = jax.random.bits(jax.random.fold_in(key, 0), (NUM_WORDS, pack * height), jnp.uint32)
     first = propose(table, of_slot * size, size, words)
-    is_open = first.height + first.gap > 1
-    audited = jnp.arange(num) % AUDIT == 0 if is_enclosed else jnp.ones(num, bool)
-    slots = _Slots(first, is_open | audited, jnp.zeros_like(first.x))
+    num_audited = num_targets * -(-num_slots // AUDIT) if is_enclosed else num
+    is_open = ((first.height + first.gap > 1) | (numbers < num_audited)) & (numbers < num)
+    # Few slots are ever looked at again: words that make a proposal anew are less to write down for
+    # all of them than the proposal itself.
+    excess = None if is_enclosed else jnp.zeros_like(first.x)
+    slots = _Slots(words, first.x, is_open, excess)
 
     def is_going(progress: _Progress) -> Flag:
         is_fine = ~jnp.any(progress.code > 0)
@@ -249,27 +270,33 @@ def fill(
 
     def serve(progress: _Progress) -> _Progress:
         slots = progress.slots
-        (at,) = jnp.nonzero(slots.is_open, size=pack, fill_value=num)
-        is_real = at < num
-        at_safe = jnp.minimum(at, num - 1)
-        target = of_slot[at_safe]
-        pending = Proposal(*(leaf[at_safe] for leaf in slots.proposal))
+        # The rank of each column's first open slot, 0 where none is; XLA's argmax is slower.
+        rank = jnp.max(jnp.where(slots.is_open.reshape(height, pack), ranks, 0), axis=0)
+        is_real = rank > 0
+        at = (height - jnp.maximum(rank, 1)) * pack + numbers[:pack]
+        target = of_slot[at]
+        words = slots.words[:, at]
+        pending = propose(table, target * size, size, words)
         value = evaluate(target, pending.x)
         is_accepted, code = judge(pending, value)
         if not is_enclosed:
             code = jnp.where(code == NAN, NAN, FINE)
         code = jnp.where(is_real, code, FINE)
-        words = jax.random.bits(
+        fresh_words = jax.random.bits(
             jax.random.fold_in(key, progress.num_packs + 1), (NUM_WORDS, pack), jnp.uint32
         )
-        fresh = propose(table, target * size, size, words)
+        fresh = propose(table, target * size, size, fresh_words)
         is_squeezed = (fresh.height + fresh.gap <= 1) & is_enclosed
-        kept = Proposal(
-            *(jnp.where(is_accepted, *pair) for pair in zip(pending, fresh, strict=True))
+        new = _Slots(
+            jnp.where(is_accepted, words, fresh_words),
+            jnp.where(is_accepted, pending.x, fresh.x),
+            ~is_accepted & ~is_squeezed,
+            None if is_enclosed else jnp.where(is_accepted, value - pending.hull, 0),
         )
-        excess = jnp.where(is_accepted, value - pending.hull, 0)
-        new = _Slots(kept, ~is_accepted & ~is_squeezed, excess)
-        slots = jax.tree.map(lambda old, leaf: old.at[at].set(leaf, mode="drop"), slots, new)
+        place = jnp.where(is_real, at, pack * height)
+        slots = jax.tree.map(
+            lambda old, leaf: old.at[..., place].set(leaf, mode="drop"), slots, new
+        )
         bad = jnp.where(code > 0, target, num_targets)
         num_real = jnp.sum(is_real, dtype=jnp.int32)
         return _Progress(
@@ -292,7 +319,7 @@ def fill(
     )
     end = jax.lax.while_loop(is_going, serve, start)
     slots = end.slots
-    is_open = jnp.any(slots.is_open.reshape(num_slots, num_targets), axis=0)
+    is_open = jnp.any(slots.is_open[:num].reshape(num_slots, num_targets), axis=0)
     peaks = jnp.take_along_axis(hulls.x, jnp.argmax(hulls.value, axis=1)[:, None], axis=1)[:, 0]
     # A target that is not done though no other one has failed has used up its packs.
     is_exhausted = is_open & ~jnp.any(end.code > 0)
@@ -300,8 +327,8 @@ def fill(
         jnp.where(is_exhausted, EXHAUSTED, end.code), jnp.where(is_exhausted, peaks, end.where)
     )
     return Filled(
-        slots.proposal.x.reshape(num_slots, num_targets),
-        slots.excess.reshape(num_slots, num_targets),
+        slots.x[:num].reshape(num_slots, num_targets),
+        None if slots.excess is None else slots.excess[:num].reshape(num_slots, num_targets),
         end.num_proposals,
         end.num_evaluations,
         trouble,

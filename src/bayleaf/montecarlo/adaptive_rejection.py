@@ -119,15 +119,15 @@ def filled(work: Problem, hulls: Hull, key: Key, num_slots: int, is_enclosed: bo
 
 def blocks(
     work: Problem, hulls: Hull, key: Key, num_draws: int, *, is_enclosed: bool = True
-) -> tuple[Float[np.ndarray, "draw target"], Float[np.ndarray, "draw target"], int, int]:
-    """Draws, excesses, proposals and evaluations, block by block."""
+) -> tuple[Float[np.ndarray, "draw target"], Float[np.ndarray, "draw target"] | None, int, int]:
+    """Draws, excesses (None for hulls that enclose), proposals and evaluations, block by block."""
     num_targets = work.low.shape[0]
     # A power of two, so that other numbers of draws find the program compiled.
     most = max(1, BLOCK_SIZE // num_targets)
     size = min(1 << (num_draws - 1).bit_length(), 1 << (most.bit_length() - 1))
     count = -(-num_draws // size)
     waiting: list[Filled] = []
-    parts: list[tuple[Any, Any]] = []
+    parts: list[tuple[Any, ...]] = []
     num_proposals = num_evaluations = 0
     for block in range(count + 1):
         if block < count:  # the next block is under way while the last one is looked at
@@ -136,10 +136,12 @@ def blocks(
         if block > 0:
             done = waiting.pop(0)
             raise_trouble(jax.device_get(done.trouble), "log_density", work.args is not None)
-            parts.append((np.asarray(done.draws), np.asarray(done.excess)))
+            leaves = (done.draws,) if is_enclosed else (done.draws, done.excess)
+            parts.append(tuple(np.asarray(leaf) for leaf in leaves))
             num_proposals += int(done.num_proposals)
             num_evaluations += int(done.num_evaluations)
-    draws, excess = (np.concatenate(column)[:num_draws] for column in zip(*parts, strict=True))
+    draws, *rest = (np.concatenate(column)[:num_draws] for column in zip(*parts, strict=True))
     # Proposals of slots that were not asked for do not count.
     share = num_draws / (size * count)
-    return draws, excess, max(draws.size, round(num_proposals * share)), num_evaluations
+    num_proposals = max(draws.size, round(num_proposals * share))
+    return draws, (None if is_enclosed else rest[0]), num_proposals, num_evaluations
