@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -49,6 +48,8 @@ class _Ascent(NamedTuple):
 
 def approach(log_density: LogDensity, position: Position) -> tuple[Position, Count]:
     """A point near the mass, reached from ``position``, and the number of gradients it took."""
+    import optax  # here, since it would be a third of what importing bayleaf costs
+
     start, unravel = ravel_pytree(position)
     value_and_grad = jax.value_and_grad(lambda x: log_density(unravel(x)))
     lbfgs = optax.scale_by_lbfgs(memory_size=MEMORY)
