@@ -10,6 +10,8 @@ from scipy import stats
 
 import bayleaf as bl
 from bayleaf.errors import BayleafError, NonFiniteLogDensityError, SamplingWarning
+from bayleaf.variational import Fit
+from bayleaf.variational.contradictions import gap
 from bayleaf.variational.lbfgs import (
     History,
     LowRank,
@@ -18,8 +20,17 @@ from bayleaf.variational.lbfgs import (
     inverse_hessian,
     remember,
 )
-from bayleaf.variational.pathfinder import PathResult, gaussian_at, path_approximation, weigh
+from bayleaf.variational.pathfinder import (
+    PathGaussian,
+    PathMixture,
+    PathResult,
+    gaussian_at,
+    path_approximation,
+    weigh,
+)
+from tests.oracles import hard, posteriordb
 from tests.textbook import bfgs
+from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 
 DIM = 5
@@ -33,18 +44,23 @@ PAIRS = [(s, PRECISION @ s) for s in rng.normal(size=(4, DIM))]
 
 
 def gaussian(x, data):
-    return -0.5 * (x - data) @ PRECISION @ (x - data)
+    """One function for all targets of five parameters, so that it is compiled once."""
+    mean, precision, linear = data
+    return -0.5 * (x - mean) @ precision @ (x - mean) + linear * jnp.sum(x)
 
 
-def gaussian_target(mean=MEAN):
-    return bl.Target(gaussian, init=np.zeros(DIM), data=mean)
+def gaussian_target(mean=MEAN, precision=PRECISION, linear=0.0):
+    return bl.Target(gaussian, init=np.zeros(DIM), data=(mean, precision, np.array(linear)))
+
+
+REMEMBER = jax.jit(remember)
 
 
 def history_of(pairs, size):
     none = jnp.zeros((DIM, size))
     history = History(none, none, jnp.full(DIM, 0.3))
     for s, z in pairs:
-        history = remember(history, jnp.asarray(s), jnp.asarray(z))
+        history = REMEMBER(history, jnp.asarray(s), jnp.asarray(z))
     return history
 
 
@@ -59,7 +75,7 @@ def test_the_compact_form_is_the_recursion(size):
     diagonal = bfgs.diagonal_after(np.full(DIM, 0.3), PAIRS)
     np.testing.assert_allclose(history.diagonal, diagonal, rtol=1e-12)
     exact = bfgs.inverse_hessian(diagonal, PAIRS[-size:])
-    inverse = inverse_hessian(history)
+    inverse = jax.jit(inverse_hessian)(history)
     np.testing.assert_allclose(dense(inverse), exact, rtol=1e-9, atol=1e-11)
     x = np.arange(1.0, DIM + 1)
     np.testing.assert_allclose(inverse @ jnp.asarray(x), exact @ x, rtol=1e-9)
@@ -69,7 +85,7 @@ def test_the_compact_form_is_the_recursion(size):
 
 def test_the_first_diagonal_does_not_depend_on_its_scale():
     small, large = (
-        remember(
+        REMEMBER(
             History(jnp.zeros((DIM, 2)), jnp.zeros((DIM, 2)), jnp.full(DIM, a)),
             *map(jnp.asarray, PAIRS[0]),
         )
@@ -82,7 +98,7 @@ def test_a_step_that_is_not_concave_is_not_remembered():
     history = history_of(PAIRS, 4)
     s, z = map(jnp.asarray, PAIRS[0])
     for bend in (-z, 0 * z, z * jnp.nan):
-        again = remember(history, s, bend)
+        again = REMEMBER(history, s, bend)
         jax.tree.map(np.testing.assert_array_equal, again, history)
 
 
@@ -113,7 +129,7 @@ def test_the_ascent_climbs_a_curved_valley(ascent):
 
 def test_the_gaussian_of_an_iterate(ascent):
     at = ascent[12]
-    gaussian = gaussian_at(at)
+    gaussian = jax.jit(gaussian_at)(at)
     covariance = dense(at.inverse)
     columns = np.asarray(jax.vmap(gaussian.unwhiten)(jnp.eye(2))) - np.asarray(gaussian.mean)
     np.testing.assert_allclose(columns.T @ columns, covariance, rtol=1e-8)
@@ -171,55 +187,77 @@ def test_draws_are_those_of_the_mixture(fitted):
     guide = fitted.guide
     weights = np.exp(guide.log_weights)
     assert_mean(draws, weights @ np.asarray(guide.gaussians.mean), iid=True)
-    weighted = fitted.importance(4000, key=jax.random.key(2)).smoothed()
-    resampled = weighted.resample(jax.random.key(3))
-    assert resampled.shape == (4000, DIM)
+    resampled = fitted.weighted.smoothed().resample(jax.random.key(3))
+    assert resampled.shape == (1000, DIM)
 
 
-def test_paths_weigh_what_their_modes_hold():
-    """Two wells, of mass 0.2 and 0.8: each path knows one, the mixture both."""
-    shares, centers = np.array([0.2, 0.8]), np.array([-6.0, 6.0])
+SHARES, CENTERS = np.array([0.0, 0.2, 0.8, 0.0]), np.array([0.0, -6.0, 6.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def wells():
+    """Paths that found two wells, and two that failed."""
+    mean = jnp.stack([jnp.asarray(CENTERS), jnp.zeros(4)], axis=1)
+    one = jnp.ones(2)
+    gaussians = jax.vmap(lambda m: PathGaussian(m, one, jnp.zeros((2, 2)), jnp.eye(2)))(mean)
+    elbo = jnp.array([-jnp.inf, 0.0, 0.0, -jnp.inf])
+    none = jnp.zeros(4, jnp.int32)
+    return PathResult(gaussians, elbo, elbo[:, None], none, none, mean, elbo > -jnp.inf)
+
+
+def test_paths_weigh_what_their_modes_hold(wells):
+    """Two wells, of mass 0.2 and 0.8, each known to one path; paths that failed weigh nothing."""
 
     def log_density(x):
-        return jax.scipy.special.logsumexp(
-            jnp.log(shares) + jax.scipy.stats.norm.logpdf(x[0], centers, 1.0)
-        ) + jax.scipy.stats.norm.logpdf(x[1])
+        log_shares = jnp.log(SHARES[1:3]) + jax.scipy.stats.norm.logpdf(x[0], CENTERS[1:3], 1.0)
+        return jax.scipy.special.logsumexp(log_shares) + jax.scipy.stats.norm.logpdf(x[1])
 
-    starts = jnp.array([[-6.5, 0.5], [6.5, 0.5]])
-    keys = jax.random.split(jax.random.key(0))
-    paths = jax.jit(
-        jax.vmap(lambda x, k: path_approximation(log_density, x, key=k, num_elbo_draws=20))
-    )(starts, keys)
-    log_weights = weigh(log_density, paths, key=jax.random.key(1), num_draws=2000)
-    # The Gaussians are the wells up to the quality of L-BFGS's estimate.
-    np.testing.assert_allclose(np.exp(log_weights), shares, atol=0.03)
-    # A path that failed weighs nothing, and does not make the others NaN.
-    failed = paths._replace(elbo=paths.elbo.at[0].set(-jnp.inf))
-    assert isinstance(failed, PathResult)
-    log_weights = weigh(log_density, failed, key=jax.random.key(1), num_draws=2000)
-    np.testing.assert_allclose(np.exp(log_weights), [0.0, 1.0])
+    noise = jax.random.normal(jax.random.key(0), (4, 2000, 2))
+    program = jax.jit(lambda paths: weigh(log_density, paths, noise))
+    np.testing.assert_allclose(np.exp(program(wells)), SHARES, atol=1e-6)
+    failed = wells._replace(elbo=wells.elbo.at[1].set(-jnp.inf))
+    np.testing.assert_allclose(np.exp(program(failed)), [0.0, 0.0, 1.0, 0.0])
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_long_ridge_is_found_whole(dtype):
+def test_a_draw_comes_from_each_path_as_often_as_it_weighs(wells):
+    mixture = PathMixture(wells.gaussian, jnp.log(jnp.asarray(SHARES)), lambda x: x)
+    draws = np.asarray(
+        jax.jit(jax.vmap(mixture.sample))(jax.random.split(jax.random.key(1), 20_000))
+    )
+    assert_mean(draws[:, 0] > 0, 0.8, iid=True)
+    assert_mean(draws[:, 0], SHARES @ CENTERS, iid=True)
+    assert np.all(np.abs(draws[:, 0]) > 0.5), "from a path that weighs nothing"
+    assert_mean(draws[:, 1] ** 2, 1.0, iid=True)
+    # The normal that picks the path must not be one of those that make the draw.
+    assert_mean(np.sign(draws[:, 0]) * draws[:, 1], 0.0, iid=True)
+
+
+def test_a_long_ridge_is_found_whole(fitted):
     """Correlation 0.9999: the ascent must not end when only the estimate says so."""
-    precision = np.linalg.inv(np.array([[1, 0.9999], [0.9999, 1]])).astype(dtype)
+    del fitted  # its program serves
+    covariance = np.eye(DIM)
+    covariance[0, 1] = covariance[1, 0] = 0.9999
+    fit = bl.variational.pathfinder(gaussian_target(MEAN, np.linalg.inv(covariance)))
+    assert fit.findings == []
+    np.testing.assert_allclose(np.cov(fit.draws[:, :2].T), covariance[:2, :2], rtol=0.25)
+
+
+def test_a_long_ridge_in_float32():
+    precision = np.linalg.inv(np.array([[1, 0.9999], [0.9999, 1]])).astype(np.float32)
 
     def log_density(x):
         return -0.5 * x @ precision @ x
 
-    start = jnp.array([3.0, -2.0], dtype)
+    start = jnp.array([3.0, -2.0], jnp.float32)
     path = jax.jit(lambda x: path_approximation(log_density, x, key=jax.random.key(0)))(start)
-    rows = jax.vmap(path.gaussian.unwhiten)(jnp.eye(2, dtype=dtype))
-    columns = np.asarray(rows) - np.asarray(path.gaussian.mean)
-    assert columns.dtype == dtype
+    rows = np.asarray(jax.vmap(path.gaussian.unwhiten)(jnp.eye(2, dtype=jnp.float32)))
+    columns = rows - np.asarray(path.gaussian.mean)
+    assert columns.dtype == np.float32
     np.testing.assert_allclose(columns.T @ columns, np.linalg.inv(precision), rtol=0.2)
     assert np.all(np.abs(path.gaussian.mean) < 0.1)
 
 
 def test_nothing_is_compiled_a_second_time(fitted):
-    from tests.variational.test_laplace import compilations
-
     del fitted
     with compilations() as compiled:
         other = bl.variational.pathfinder(
@@ -235,13 +273,15 @@ def test_it_starts_chains(fitted):
 
 
 @pytest.mark.parametrize(
-    "log_density", [lambda x: jnp.sum(x), lambda x: 0 * jnp.sum(x), lambda x: jnp.sum(x**2)]
+    ("precision", "linear"), [(0 * PRECISION, 1.0), (0 * PRECISION, 0.0), (-PRECISION, 0.0)]
 )
-def test_what_has_no_gaussian_is_refused(log_density):
-    with pytest.raises(BayleafError, match="target: got no Gaussian on any of 2 paths"):
-        bl.variational.pathfinder(log_density, init=jnp.ones(2), num_paths=2, max_steps=20)
+def test_what_has_no_gaussian_is_refused(precision, linear):
+    """A slope, a plain, and a bowl."""
+    with pytest.raises(BayleafError, match="target: got no Gaussian on any of 4 paths"):
+        bl.variational.pathfinder(gaussian_target(MEAN, precision, linear))
 
 
+@pytest.mark.slow
 def test_a_density_without_mode_is_told_and_fitted():
     """A funnel: the density grows without end as the scale vanishes."""
 
@@ -271,6 +311,36 @@ def test_bad_arguments_are_refused_by_name():
         bl.variational.pathfinder(lambda x: jnp.nan * jnp.sum(x), init=jnp.zeros(2), num_paths=1)
 
 
+@pytest.mark.parametrize(("shift", "kinds"), [(0.5, []), (1.5, ["gap"])])
+def test_a_guide_beside_the_mass_is_told_before_k_hat_tells(shift, kinds):
+    """N(0, 1) for N(shift, 1): KL is shift^2 / 2, and the weights have k = 0."""
+    z = np.random.default_rng(0).normal(size=1000)
+    fit = Fit(None, None, z, shift * z - shift**2 / 2)
+    assert fit.pareto_k < 0.7
+    assert [finding.kind for finding in gap(fit)] == kinds
+    impossible = np.where(z > 2, -np.inf, fit.log_weights)
+    assert gap(Fit(None, None, z, impossible)) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "is_sound"),
+    [("eight_schools", False), ("collinear", False), ("kidiq", True), ("years", True)],
+)
+def test_what_is_off_by_a_standard_deviation_is_warned_of(name, is_sound):
+    case = getattr(posteriordb, name, None) or getattr(hard, name)
+    for seed in range(4):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SamplingWarning)
+            fit = bl.variational.pathfinder(case().target, key=jax.random.key(seed))
+        values = case().quantities(jax.tree.map(lambda leaf: leaf[None], fit.draws))
+        reference = case().reference
+        off = max(abs(values[k].mean() - r["mean"]) / r["sd"] for k, r in reference.items())
+        assert (off < 1) == is_sound
+        assert (fit.findings == []) == is_sound
+
+
+@pytest.mark.slow
 def test_a_spread_that_is_underestimated_is_warned_of():
     """Forty strongly correlated parameters, and two pairs to know them by."""
     index = np.arange(40)

@@ -36,12 +36,12 @@ from bayleaf.errors import BayleafError, bad_argument, warn
 from bayleaf.gaussian import Gaussian
 from bayleaf.laplace import covariance_factor, find_mode
 from bayleaf.run import arguments
-from bayleaf.run.diagnostics import Finding
 from bayleaf.run.host import to_host
 from bayleaf.run.names import listing, scalar_names
 from bayleaf.targets import Target
 from bayleaf.trees import leaf_names
 from bayleaf.types import Count, Flag, Key, LogDensity, Position, Scalar, Vector
+from bayleaf.variational.contradictions import expansion
 from bayleaf.variational.guides import FullRank
 from bayleaf.variational.results import Fit, assess
 
@@ -165,7 +165,7 @@ def laplace(
     check_key = jax.random.fold_in(_key(key), 1)  # the start has used the key itself
     judged = assess(target, guide, key=check_key, num_draws=num_check_draws)
     fields = {field.name: getattr(judged, field.name) for field in dataclasses.fields(judged)}
-    fields["findings"] = [*judged.findings, *_expansion(judged, float(found.log_evidence))]
+    fields["findings"] = [*judged.findings, *expansion(judged, float(found.log_evidence))]
     fit = LaplaceFit(**fields, mode=mode, log_evidence=float(found.log_evidence))
     for finding in fit.findings:
         warn(finding.message)
@@ -234,49 +234,6 @@ def check(target: Target, guide: FullRank, found: LaplaceApproximation) -> None:
     else:
         got = f"a flat direction: the log density does not fall off along {listing(along)}"
     raise _no_mode(target, position, got)
-
-
-def _expansion(fit: Fit, log_evidence: float) -> list[Finding]:
-    """Where importance sampling contradicts the expansion, though k-hat may be small.
-
-    A Gaussian that is too wide, or off the mass, has harmless weights.
-    """
-    if not np.any(fit.log_weights > -np.inf):
-        return []
-    weighted, findings = fit.weighted, []
-    gap = weighted.log_evidence - log_evidence
-    if abs(gap) > 0.5 + 4 * weighted.log_evidence_error:
-        findings.append(
-            Finding(
-                "evidence",
-                f"log_evidence: Laplace's is {log_evidence:.4g}, importance sampling's "
-                f"{weighted.log_evidence:.4g} +- {weighted.log_evidence_error:.2g}: the density "
-                "is not like a Gaussian around the mode. Use fit.weighted, or sample: "
-                "bl.sample(target, init=fit.draw).",
-            )
-        )
-    mean, other, sd = (_flat(x) for x in (_mean(fit.draws), weighted.mean(), weighted.sd()))
-    shift = np.abs(mean - other) / np.where(sd > 0, sd, 1)
-    if weighted.ess > 30 and shift.max() > 1:
-        names = scalar_names(weighted.mean())
-        worst = [names[i] for i in np.argsort(-shift) if shift[i] > 1]
-        findings.append(
-            Finding(
-                "mean",
-                f"mean: that of the guide is {shift.max():.1f} standard deviations from that of "
-                f"the weighted draws in {listing(worst)}: the mode is not where the mass is. Use "
-                "fit.weighted, or sample: bl.sample(target, init=fit.draw).",
-            )
-        )
-    return findings
-
-
-def _mean(draws: Any) -> Any:
-    return jax.tree.map(lambda leaf: np.mean(leaf, axis=0, dtype=np.float64), draws)
-
-
-def _flat(tree: Any) -> np.ndarray:
-    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
 
 
 def _no_mode(target: Target, position: Position, got: str) -> BayleafError:

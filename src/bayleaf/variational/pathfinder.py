@@ -48,6 +48,7 @@ from bayleaf.run.names import listing
 from bayleaf.targets import Target
 from bayleaf.trees import leaf_names
 from bayleaf.types import Count, Flag, Key, LogDensity, Position, Scalar, Vector
+from bayleaf.variational.contradictions import gap
 from bayleaf.variational.laplace import check_counts
 from bayleaf.variational.lbfgs import Ascent, advance, begin
 from bayleaf.variational.results import Fit, assess
@@ -109,11 +110,14 @@ class PathMixture(eqx.Module):
 
     def flat_sample(self, key: Key) -> Vector:
         """One draw as a vector."""
-        key_path, key_draw = jax.random.split(key)
-        path = jax.random.categorical(key_path, self.log_weights)
         mean = self.gaussians.mean
-        gaussian = jax.tree.map(lambda leaf: leaf[path], self.gaussians)
-        return gaussian.unwhiten(jax.random.normal(key_draw, mean.shape[1:], mean.dtype))
+        # One call for all: random bits are what is costly to compile. One normal picks the path.
+        z = jax.random.normal(key, (mean.shape[1] + 1,), mean.dtype)
+        below = jnp.cumsum(jnp.exp(self.log_weights))
+        # Below 1, where float32 may round: a last path without weight must not be picked.
+        u = jnp.minimum(jax.scipy.stats.norm.cdf(z[0]), 1 - jnp.finfo(mean.dtype).eps)
+        path = jnp.sum(below / below[-1] <= u)
+        return jax.tree.map(lambda leaf: leaf[path], self.gaussians).unwhiten(z[1:])
 
     def flat_log_prob(self, x: Vector) -> Scalar:
         """Log density at a vector."""
@@ -153,8 +157,18 @@ def path_approximation(
     num_elbo_draws: int = 50,
 ) -> PathResult:
     """One path, from ``start``, for a log density of flat vectors; pure and traceable."""
-    value_and_grad = jax.value_and_grad(log_density)
     noise = jax.random.normal(key, (num_elbo_draws, start.size), start.dtype)
+    return _path(log_density, start, noise, history_size, max_steps)
+
+
+def _path(
+    log_density: LogDensity,
+    start: Vector,
+    noise: Float[Array, "draw dim"],
+    history_size: int,
+    max_steps: int,
+) -> PathResult:
+    value_and_grad = jax.value_and_grad(log_density)
     entropy = 0.5 * jnp.mean(jnp.sum(noise**2, axis=1))
     # The promise is made by H^-1 itself, which knows nothing yet of a long flat ridge and promises
     # a millionth of what is there: only a tiny one may end the ascent.
@@ -248,8 +262,8 @@ def pathfinder(
         NonFiniteLogDensityError: the log density or its gradient is not finite at the start.
 
     Warns:
-        SamplingWarning: k-hat of the weights target / guide is above 0.7; paths that came to no
-            mode; the log density is NaN at draws of the guide.
+        SamplingWarning: k-hat of the weights target / guide is above 0.7; the ELBO is more than 0.5
+            below the log evidence; paths that came to no mode; the log density is NaN at draws.
     """
     key = jax.random.key(0) if key is None else key
     arguments.check_settings(1, 0, 1, key, None, None)
@@ -261,11 +275,12 @@ def pathfinder(
         num_check_draws=num_check_draws,
     )
     target = arguments.as_target(target, init)
-    key_start, key_paths, key_check = jax.random.split(key, 3)
+    key_start, key_paths, key_check = (jax.random.fold_in(key, i) for i in range(3))
     starts = target.initial_positions(key_start, num_paths, init)
-    settings = (history_size, max_steps, num_elbo_draws, -(-num_check_draws // num_paths))
-    guide, paths = _fit(target, starts, key_paths, *settings)
-    paths, weights = to_host((paths._replace(gaussian=None), jnp.exp(guide.log_weights)))
+    noise = _noise(key_paths, starts, num_elbo_draws + -(-num_check_draws // num_paths))
+    guide, paths = _fit(target, starts, noise, history_size, max_steps, num_elbo_draws)
+    paths, log_weights = to_host((paths._replace(gaussian=None), guide.log_weights))
+    weights = np.exp(log_weights)
     findings = check(target, guide, paths)
     best = int(np.argmax(weights))
     judged = assess(
@@ -278,59 +293,57 @@ def pathfinder(
     )
     fields = {field.name: getattr(judged, field.name) for field in dataclasses.fields(judged)}
     known = {"path_elbos": paths.elbo, "path_weights": weights}
+    fields["findings"] = [*judged.findings, *gap(judged)]
     fit = PathfinderFit(**fields, **known, num_gradients=paths.num_gradients)
     for finding in fit.findings:
         warn(finding.message)
     return fit
 
 
+def _noise(key: Key, starts: Position, num_draws: int) -> Float[Array, "path draw dim"]:
+    """All normal draws of a call, by a program that is compiled once for all targets."""
+    leaves = jax.tree.leaves(starts)
+    num_paths = leaves[0].shape[0]
+    shape = (num_paths, num_draws, sum(leaf.size for leaf in leaves) // num_paths)
+    return jax.random.normal(key, shape, jnp.result_type(*leaves))
+
+
 @eqx.filter_jit
 def _fit(
     target: Target,
     starts: Position,
-    key: Key,
+    noise: Float[Array, "path draw dim"],
     history_size: int,
     max_steps: int,
     num_elbo_draws: int,
-    num_draws: int,
 ) -> tuple[PathMixture, PathResult]:
-    """All paths, and their mixture; ``num_draws`` of each path weigh it."""
+    """All paths, and their mixture; the noise beyond ``num_elbo_draws`` serves to weigh them."""
     flat = jax.vmap(lambda position: ravel_pytree(position)[0])(starts)
     unravel = ravel_pytree(jax.tree.map(lambda leaf: leaf[0], starts))[1]
 
     def log_density(x: Vector) -> Scalar:
         return target(unravel(x))
 
-    def one(start: Vector, key: Key) -> PathResult:
-        return path_approximation(
-            log_density,
-            start,
-            key=key,
-            history_size=history_size,
-            max_steps=max_steps,
-            num_elbo_draws=num_elbo_draws,
-        )
+    def one(start: Vector, noise: Float[Array, "draw dim"]) -> PathResult:
+        return _path(log_density, start, noise, history_size, max_steps)
 
-    num_paths = flat.shape[0]
-    key, key_draws = jax.random.split(key)
-    paths = jax.vmap(one)(flat, jax.random.split(key, num_paths))
+    paths = jax.vmap(one)(flat, noise[:, :num_elbo_draws])
     paths = paths._replace(gaussian=_mended(paths))
-    log_weights = weigh(log_density, paths, key=key_draws, num_draws=num_draws)
+    log_weights = weigh(log_density, paths, noise[:, num_elbo_draws:])
     return PathMixture(paths.gaussian, log_weights, unravel), paths
 
 
 def weigh(
-    log_density: LogDensity, paths: PathResult, *, key: Key, num_draws: int
+    log_density: LogDensity, paths: PathResult, noise: Float[Array, "path draw dim"]
 ) -> Float[Array, "path"]:
     """Log weights of stacked paths: the shares of the importance weights of their draws.
 
-    Draws of all paths are weighted against the mixture of equal parts. A path that failed weighs
-    nothing.
+    Draws of all paths, made from the standard normal ``noise``, are weighted against the mixture of
+    equal parts. A path that failed weighs nothing.
     """
-    num_paths, dim = paths.gaussian.mean.shape
+    num_paths, num_draws, dim = noise.shape
     is_good = paths.elbo > -jnp.inf
     uniform = jnp.where(is_good, 0, -jnp.inf) - jnp.log(jnp.sum(is_good))
-    noise = jax.random.normal(key, (num_paths, num_draws, dim), paths.gaussian.mean.dtype)
     draws = jax.vmap(lambda g, z: jax.vmap(g.unwhiten)(z))(paths.gaussian, noise)
     draws = draws.reshape(-1, dim)
     log_q = jax.vmap(PathMixture(paths.gaussian, uniform, None).flat_log_prob)(draws)

@@ -75,9 +75,9 @@ def on_a_grid(size: int = 301) -> Exact:
     return Exact(axes, share / cell, float(top + np.log(mass.sum())), mean, sd)
 
 
-def weighted_estimates(who: str, fit: Any, exact: Exact, num_draws: int) -> list[checks.Estimate]:
+def weighted_estimates(who: str, fit: Any, exact: Exact) -> list[checks.Estimate]:
     """Evidence and means of the draws weighted by target / Gaussian, with their errors."""
-    weighted = fit.importance(num_draws, key=jax.random.key(7))
+    weighted = fit.weighted
     means, errors = weighted.expectation(lambda beta: beta)
     found = [
         checks.Estimate(
@@ -92,16 +92,18 @@ def weighted_estimates(who: str, fit: Any, exact: Exact, num_draws: int) -> list
 def run(quick: bool) -> Result:
     """Both approximations against the grid."""
     exact = on_a_grid()
+    num_draws = 4000 if quick else 20_000
     target = bl.Target(log_density, init=np.zeros(2))
     with warnings.catch_warnings():
         # A k-hat above 0.7 would show below, as a comparison that fails.
         warnings.simplefilter("ignore", bl.errors.SamplingWarning)
-        laplace = bl.variational.laplace(target)
-        pathfinder = bl.variational.pathfinder(target, key=jax.random.key(2), max_steps=200)
-    num_draws = 4000 if quick else 20_000
+        laplace = bl.variational.laplace(target, num_check_draws=num_draws)
+        pathfinder = bl.variational.pathfinder(
+            target, key=jax.random.key(2), num_paths=2, num_check_draws=num_draws
+        )
     estimates = [
-        *weighted_estimates("weighted draws of Laplace", laplace, exact, num_draws),
-        *weighted_estimates("weighted draws of Pathfinder", pathfinder, exact, num_draws),
+        *weighted_estimates("weighted draws of Laplace", laplace, exact),
+        *weighted_estimates("weighted draws of Pathfinder", pathfinder, exact),
     ]
     judged = checks.judge(estimates)
     what = "Means and evidence of the weighted draws, against sums over a grid"
@@ -153,7 +155,7 @@ def picture_of_slope(exact: Exact, laplace: Any, pathfinder: Any) -> Picture:
     """The marginal of the slope: exact, both Gaussians, and the weighted draws."""
     figure, axes = figures.canvas()
     across = exact.axes[1]
-    weighted = laplace.importance(20_000, key=jax.random.key(3))
+    weighted = laplace.weighted
     axes.hist(
         weighted.draws[:, 1],
         bins=60,
@@ -166,8 +168,7 @@ def picture_of_slope(exact: Exact, laplace: Any, pathfinder: Any) -> Picture:
     scale = float(np.sqrt(laplace.gaussian.covariance[1, 1]))
     normal = np.exp(-0.5 * ((across - laplace.mode[1]) / scale) ** 2) / scale / np.sqrt(2 * np.pi)
     axes.plot(across, normal, "--", color=figures.ORANGE, lw=2, label="Laplace")
-    draws = np.asarray(pathfinder.sample(20_000, key=jax.random.key(4)))[:, 1]
-    heights, edges = np.histogram(draws, bins=40, range=(4, 26), density=True)
+    heights, edges = np.histogram(pathfinder.draws[:, 1], bins=40, range=(4, 26), density=True)
     axes.plot((edges[1:] + edges[:-1]) / 2, heights, ":", color=figures.GREEN, lw=2)
     axes.plot([], [], ":", color=figures.GREEN, lw=2, label="Pathfinder")
     axes.set(xlabel=LABELS[1], ylabel="density", xlim=(4, 26), title="The slope alone")
