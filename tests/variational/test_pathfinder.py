@@ -328,13 +328,13 @@ def test_a_guide_beside_the_mass_is_told_before_k_hat_tells(shift, kinds):
     [("eight_schools", False), ("collinear", False), ("kidiq", True), ("years", True)],
 )
 def test_what_is_off_by_a_standard_deviation_is_warned_of(name, is_sound):
-    case = getattr(posteriordb, name, None) or getattr(hard, name)
+    case = (getattr(posteriordb, name, None) or getattr(hard, name))()
     for seed in range(4):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SamplingWarning)
-            fit = bl.variational.pathfinder(case().target, key=jax.random.key(seed))
-        values = case().quantities(jax.tree.map(lambda leaf: leaf[None], fit.draws))
-        reference = case().reference
+            fit = bl.variational.pathfinder(case.target, key=jax.random.key(seed))
+        values = case.quantities(jax.tree.map(lambda leaf: leaf[None], fit.draws))
+        reference = case.reference
         off = max(abs(values[k].mean() - r["mean"]) / r["sd"] for k, r in reference.items())
         assert (off < 1) == is_sound
         assert (fit.findings == []) == is_sound
