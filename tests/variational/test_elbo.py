@@ -171,20 +171,20 @@ def test_the_elbo_falls_short_of_the_evidence_by_the_divergence_from_the_posteri
             assert_mean(values, log_evidence, iid=True)
 
 
+@eqx.filter_jit
+def one_a_row(form, target, guide, stick, keys):
+    moving, rest = eqx.partition(guide, eqx.is_inexact_array)
+
+    def bound(moving, key):
+        guide = eqx.combine(moving, rest)
+        return terms(form, target, guide, key, 1, stick_the_landing=stick)[0]
+
+    return jax.vmap(lambda key: ravel_pytree(jax.grad(bound)(moving, key))[0])(keys)
+
+
 def gradients(form, target, guide, stick, num=2000):
     """Gradients of single draws with respect to the guide, one a row."""
-
-    @eqx.filter_jit
-    def one_a_row(target, guide, keys):
-        moving, rest = eqx.partition(guide, eqx.is_inexact_array)
-
-        def bound(moving, key):
-            guide = eqx.combine(moving, rest)
-            return terms(form, target, guide, key, 1, stick_the_landing=stick)[0]
-
-        return jax.vmap(lambda key: ravel_pytree(jax.grad(bound)(moving, key))[0])(keys)
-
-    return np.asarray(one_a_row(target, guide, jax.random.split(KEYS[0], num)))
+    return np.asarray(one_a_row(form, target, guide, stick, jax.random.split(KEYS[0], num)))
 
 
 def test_sticking_the_landing_has_no_variance_at_the_posterior_and_the_full_gradient_has():
@@ -197,6 +197,7 @@ def test_sticking_the_landing_has_no_variance_at_the_posterior_and_the_full_grad
     assert np.max(np.std(full, axis=0)) > 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "scale"])
 def test_gradients_have_the_same_expectation_with_and_without_the_score(name):
     make, guide = MODELS[name]
@@ -225,11 +226,9 @@ def test_the_mean_gradient_is_the_exact_one():
 
 
 def test_sticking_the_landing_does_not_change_the_value():
-    for make, guide in MODELS.values():
-        values = [
-            terms("joint", make(), guide, KEYS[0], 5, stick_the_landing=s) for s in (True, False)
-        ]
-        np.testing.assert_array_equal(*values)
+    make, guide = MODELS["linear"]
+    values = [terms("joint", make(), guide, KEYS[0], 5, stick_the_landing=s) for s in (True, False)]
+    np.testing.assert_array_equal(*values)
 
 
 def test_divergences_of_one_coordinate_are_the_integral():

@@ -104,7 +104,7 @@ def test_mean_field_has_the_known_optimum():
     assert_mean(fitted.log_weights, 1.5 - gap, iid=True, mcse=2e-3)
 
 
-@pytest.mark.parametrize("objective", ["joint", "kl"])
+@pytest.mark.parametrize("objective", ["joint", pytest.param("kl", marks=pytest.mark.slow)])
 def test_the_elbo_at_the_optimum_is_the_log_evidence(objective):
     mean, covariance, log_evidence = posterior()
     fitted = fit(linear(), FullRank, key=jax.random.key(0), objective=objective, **QUIET)
@@ -226,6 +226,7 @@ def test_batches_are_unbiased_and_find_the_posterior_of_all_data():
     assert_mean(terms, fitted.elbo, mcse=fitted.elbo_error, iid=True)
 
 
+@pytest.mark.slow
 def test_single_precision_stays_single_and_is_as_right():
     target = gaussian_target(MEAN, COVARIANCE, np.float32)
     fitted = fit(target, FullRank, key=jax.random.key(0), **QUIET)
@@ -274,6 +275,7 @@ class InterruptedAt(progress.Silent):
             raise KeyboardInterrupt
 
 
+@pytest.mark.filterwarnings("ignore:elbo. not settled:bayleaf.errors.SamplingWarning")
 def test_ctrl_c_returns_what_exists_and_a_checkpoint_resumes(first, monkeypatch, tmp_path):
     settings = {"key": jax.random.key(0), "checkpoint": tmp_path / "fit", **QUIET}
     with monkeypatch.context() as patch:
@@ -359,6 +361,7 @@ def test_a_density_without_integral_never_settles():
     assert any("not settled" in m and "no finite integral" in m for m in messages)
 
 
+@pytest.mark.slow
 def test_an_elbo_that_is_lost_again_is_warned_of():
     fitted, messages = caught(
         bl.Target(lambda x: -jnp.sum(x**4), init=np.full(3, 0.1)),
@@ -459,6 +462,7 @@ def test_a_fit_without_steps_says_that_it_cannot_go_on(first):
             call()
 
 
+@pytest.mark.slow
 def test_a_bayesian_network_has_the_exact_divergence_and_both_forms_agree():
     network = eqx.nn.MLP(2, 1, 3, depth=1, key=jax.random.key(0))
     x = np.random.default_rng(0).normal(size=(20, 2))
