@@ -23,14 +23,13 @@ LEVELS = np.array([0.1, 0.5, 0.9])
 QUIET: dict[str, Any] = {"progress": False}
 
 
-def model():
-    """A random walk seen with noise: the weight ``a`` of the past is unknown."""
-    return StateSpaceModel(
-        lambda key, p: jax.random.normal(key),
-        lambda key, x, t, p: p["a"] * x + jax.random.normal(key),
-        lambda x, y, t, p: norm.logpdf(y, x, 0.5),
-        params={"a": jnp.zeros(())},
-    )
+# A random walk seen with noise: the weight ``a`` of the past is unknown.
+MODEL = StateSpaceModel(
+    lambda key, p: jax.random.normal(key),
+    lambda key, x, t, p: p["a"] * x + jax.random.normal(key),
+    lambda x, y, t, p: norm.logpdf(y, x, 0.5),
+    params={"a": jnp.zeros(())},
+)
 
 
 def exact_log_likelihood(a):
@@ -52,7 +51,7 @@ def flat(position):
     return 0.0 * position["a"]
 
 
-def stationary_shares(kernel, num_steps=60_000, num_chains=4):
+def stationary_shares(kernel, num_steps=4000, num_chains=64):
     """How often each level is visited, as indicators ``[chain, draw, level]``."""
     starts = {"a": jnp.asarray(LEVELS)[jnp.arange(num_chains) % 3]}
     draws, info = run_chains(kernel, flat, starts, key=jax.random.key(0), num_draws=num_steps)
@@ -67,7 +66,7 @@ def exact_shares():
 
 def test_few_particles_are_exact():
     """Two particles: estimates are off by factors, and the law of the chain is not."""
-    kernel = ParticleMarginalMetropolis(model(), Y, num_particles=2, proposal=Level())
+    kernel = ParticleMarginalMetropolis(MODEL, Y, num_particles=2, proposal=Level())
     assert_mean(stationary_shares(kernel), exact_shares())
 
 
@@ -81,25 +80,25 @@ def test_estimating_the_current_point_anew_is_caught():
             return super().step(log_density, key, state)
 
     kernel: Any = Anew
-    kernel = kernel(model(), Y, num_particles=2, proposal=Level())
+    kernel = kernel(MODEL, Y, num_particles=2, proposal=Level())
     with pytest.raises(AssertionError, match="means are wrong"):
         assert_mean(stationary_shares(kernel), exact_shares())
 
 
-def target():
-    return bl.Target(
-        lambda p: norm.logpdf(p["a"], 0.0, 1.0),
-        init={"a": 0.5},
-        constrain={"a": bl.constraints.interval(-1.0, 1.0)},
-    )
+TARGET = bl.Target(
+    lambda p: norm.logpdf(p["a"], 0.0, 1.0),
+    init={"a": 0.5},
+    constrain={"a": bl.constraints.interval(-1.0, 1.0)},
+)
 
 
 @pytest.fixture(scope="module")
 def run():
-    kernel = ParticleMarginalMetropolis(model(), Y, num_particles=30)
-    return bl.sample(target(), kernel, key=jax.random.key(2), num_draws=4000, **QUIET)
+    kernel = ParticleMarginalMetropolis(MODEL, Y, num_particles=30)
+    return bl.sample(TARGET, kernel, key=jax.random.key(2), num_draws=4000, **QUIET)
 
 
+@pytest.mark.slow
 def test_a_constrained_parameter_by_the_runner(run):
     """Against quadrature of prior times Kalman likelihood; the step size is learnt."""
     grid = np.linspace(-1, 1, 4001)[1:-1]
@@ -115,12 +114,13 @@ def test_a_constrained_parameter_by_the_runner(run):
     assert np.all(np.diff(estimates, axis=1)[is_same] == 0), "the estimate stays with its point"
 
 
+@pytest.mark.slow
 def test_interrupted_runs_resume_bit_for_bit(run, tmp_path):
     """From the checkpoint of a shorter run, in a session of its own, as after a kill."""
-    kernel = ParticleMarginalMetropolis(model(), Y, num_particles=30)
+    kernel = ParticleMarginalMetropolis(MODEL, Y, num_particles=30)
     settings: dict[str, Any] = {"key": jax.random.key(2), "checkpoint": tmp_path / "run", **QUIET}
-    bl.sample(target(), kernel, num_draws=100, **settings)
-    resumed = bl.sample(target(), kernel, num_draws=300, **settings)
+    bl.sample(TARGET, kernel, num_draws=100, **settings)
+    resumed = bl.sample(TARGET, kernel, num_draws=300, **settings)
     np.testing.assert_array_equal(resumed.draws["a"], run.draws["a"][:, :300])
     np.testing.assert_array_equal(
         resumed.stats["log_likelihood"], run.stats["log_likelihood"][:, :300]
@@ -130,19 +130,20 @@ def test_interrupted_runs_resume_bit_for_bit(run, tmp_path):
 @pytest.mark.slow
 def test_jit_equals_eager():
     kernel = ParticleMarginalMetropolis(
-        model(), Y, num_particles=4, proposal=RandomWalk(0.3), ess_threshold=1.0
+        MODEL, Y, num_particles=4, proposal=RandomWalk(0.3), ess_threshold=1.0
     )
-    algorithm = kernel.bind(target())
+    algorithm = kernel.bind(TARGET)
     state = algorithm.init({"a": jnp.asarray(0.2)})
     found, info = algorithm.step(jax.random.key(1), state)
-    again, _ = kernel.step(target(), jax.random.key(1), state)
+    again, _ = kernel.step(TARGET, jax.random.key(1), state)
     np.testing.assert_allclose(found.log_density, again.log_density, rtol=1e-12)
     assert np.isfinite(info.log_likelihood)
 
 
+@pytest.mark.slow
 def test_impossible_and_nan():
     """Zero prior: never entered and not NaN; a NaN of the model: never entered and told."""
-    kernel = ParticleMarginalMetropolis(model(), Y, num_particles=4, proposal=Level())
+    kernel = ParticleMarginalMetropolis(MODEL, Y, num_particles=4, proposal=Level())
 
     def bounded(position):
         return jnp.where(position["a"] > 0.7, -jnp.inf, 0.0)
@@ -157,7 +158,7 @@ def test_impossible_and_nan():
         lambda key, p: jax.random.normal(key),
         lambda key, x, t, p: x,
         lambda x, y, t, p: jnp.where(p["a"] > 0.7, jnp.nan, 0.0) * x,
-        params=model().params,
+        params=MODEL.params,
     )
     kernel = ParticleMarginalMetropolis(sick, Y, num_particles=4, proposal=Level())
     draws, info = run_chains(kernel, flat, starts, key=jax.random.key(0), num_draws=300)
@@ -171,14 +172,14 @@ def test_what_is_refused():
     )
     cases: dict[str, Any] = {
         "model: got one without parameters": (bare, {}),
-        "num_particles: got 0": (model(), {"num_particles": 0}),
-        "proposal: got Langevin": (model(), {"proposal": Langevin()}),
-        "proposal: .*method propose": (model(), {"proposal": 3.0}),
+        "num_particles: got 0": (MODEL, {"num_particles": 0}),
+        "proposal: got Langevin": (MODEL, {"proposal": Langevin()}),
+        "proposal: .*method propose": (MODEL, {"proposal": 3.0}),
     }
     for message, (given, settings) in cases.items():
         with pytest.raises(BayleafError, match=message):
             ParticleMarginalMetropolis(given, Y, **settings)
-    kernel = ParticleMarginalMetropolis(model(), Y, proposal=RandomWalk(0.3), num_particles=4)
+    kernel = ParticleMarginalMetropolis(MODEL, Y, proposal=RandomWalk(0.3), num_particles=4)
     with pytest.raises(BayleafError, match="params: got"):
         kernel.init(lambda p: 0.0, {"b": jnp.zeros(())})
     with pytest.raises(BayleafError, match="block of Gibbs"):

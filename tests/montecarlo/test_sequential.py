@@ -1,5 +1,6 @@
 """Particle filters against an exact Kalman filter, and against themselves in higher precision."""
 
+import functools
 import warnings
 
 import equinox as eqx
@@ -115,27 +116,41 @@ SETTINGS = {
 }
 
 
-def estimates(num_repeats, num_particles, y=Y, seed=0, **settings):
+def estimator(num_particles, options):
+    """Log-likelihood estimates by many keys; the threshold and the data are arguments."""
+    model, options = linear_model(), dict(options)
+
+    def once(key, y, threshold):
+        options["ess_threshold"] = threshold
+        return log_likelihood(model, y, key=key, num_particles=num_particles, **options)
+
+    return jax.jit(jax.vmap(once, in_axes=(0, None, None)))
+
+
+shared_estimator = functools.cache(estimator)
+
+
+def estimates(num_repeats, num_particles, y=Y, *, make=shared_estimator, **settings):
     """Independent log-likelihood estimates of one setting."""
-    model = linear_model()
-    keys = jax.random.split(jax.random.key(seed), num_repeats)
-    run = jax.jit(
-        jax.vmap(
-            lambda key: log_likelihood(
-                model, jnp.asarray(y), key=key, num_particles=num_particles, **settings
-            )
-        )
-    )
-    return np.asarray(run(keys))
+    threshold = jnp.asarray(settings.pop("ess_threshold", 0.5))
+    keys = jax.random.split(jax.random.key(0), num_repeats)
+    program = make(num_particles, tuple(settings.items()))
+    return np.asarray(program(keys, jnp.asarray(y), threshold))
 
 
-def assert_unbiased(name, y=Y, num_particles=50, num_repeats=4000):
-    ratio = np.exp(estimates(num_repeats, num_particles, y, **SETTINGS[name]) - exact(y)[0])
+def assert_unbiased(name, y=Y, make=shared_estimator):
+    ratio = np.exp(estimates(4000, 50, y, make=make, **SETTINGS[name]) - exact(y)[0])
     assert_mean(ratio, 1.0, iid=True)
     return ratio
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+# Each with a program of its own; what the schemes do alone is proved in test_resampling.
+OWN = ("stratified", "residual", "killing", "badly guided")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in OWN)) for n in SETTINGS]
+)
 def test_the_likelihood_is_unbiased(name):
     ratio = assert_unbiased(name)
     if name == "guided":
@@ -164,8 +179,9 @@ def test_planted_bugs_are_caught(bug, monkeypatch):
             return population, jnp.log(jnp.mean(jnp.exp(log_g(particles))))
 
     monkeypatch.setattr(particle_filter, "_weigh", wrong)
+    name = "badly guided" if bug == "proposal ratio" else "bootstrap"
     with pytest.raises(AssertionError, match="means are wrong"):
-        assert_unbiased("badly guided" if bug == "proposal ratio" else "bootstrap")
+        assert_unbiased(name, make=estimator)  # compiled anew, with the bug in it
 
 
 def test_missing_observations_are_passed_over():
@@ -174,9 +190,9 @@ def test_missing_observations_are_passed_over():
     for name in ("bootstrap", "guided"):
         assert_unbiased(name, y)
     model = linear_model()
-    found = sequential(model, np.full(3, np.nan), key=jax.random.key(0), num_particles=10)
+    found = sequential(model, np.full(NUM_STEPS, np.nan), key=jax.random.key(0), num_particles=128)
     assert found.log_likelihood == 0
-    np.testing.assert_allclose(found.ess, 10)
+    np.testing.assert_allclose(found.ess, 128)
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "guided"])
@@ -240,7 +256,8 @@ def test_degenerate_sizes():
     found = sequential(linear_model(), Y, key=jax.random.key(0), num_particles=1)
     np.testing.assert_allclose(found.ess, 1.0)
     np.testing.assert_allclose(found.sd, 0.0)
-    assert sequential(linear_model(), Y[:1], key=jax.random.key(0)).increments.shape == (1,)
+    found = sequential(linear_model(), Y[:1], key=jax.random.key(0), num_particles=1)
+    assert found.increments.shape == (1,)
 
 
 def two_dimensional():
@@ -269,6 +286,7 @@ def two_dimensional():
     return StateSpaceModel(start, step, seen), y, value, means
 
 
+@pytest.mark.slow
 def test_states_and_observations_are_any_trees():
     model, y, value, means = two_dimensional()
     keys = jax.random.split(jax.random.key(0), 2000)
@@ -281,6 +299,7 @@ def test_states_and_observations_are_any_trees():
     assert found.last.draws["count"].dtype == np.int32
 
 
+@pytest.mark.slow
 def test_gradients_are_unbiased():
     """Mean of the gradient of the estimate, against that of Kalman's likelihood.
 
@@ -320,6 +339,7 @@ def test_gradients_are_unbiased():
             assert_mean(gradients(), expected, iid=True)
 
 
+@pytest.mark.slow
 def test_jit_equals_eager_and_vmap_equals_a_loop():
     model, y = linear_model(), jnp.asarray(Y[:3])
     keys = jax.random.split(jax.random.key(7), 3)
@@ -346,7 +366,7 @@ def test_nothing_compiles_twice():
 
 def test_the_key_decides_everything():
     one, two, other = (
-        sequential(linear_model(), Y, key=jax.random.key(seed), num_particles=50)
+        sequential(linear_model(), Y, key=jax.random.key(seed), num_particles=128)
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(one.mean, two.mean)
@@ -429,7 +449,7 @@ def test_what_goes_wrong_is_named_with_its_step():
 
 def test_what_is_refused():
     model = linear_model()
-    good = {"key": jax.random.key(0), "num_particles": 10}
+    good = {"key": jax.random.key(0), "num_particles": 128}
 
     def with_parts(**parts):
         functions = {"initial": initial, "transition": transition, "log_likelihood": likelihood}
