@@ -13,6 +13,7 @@ from tests.tools.chains import end_positions, run_chains
 from tests.tools.statistics import assert_cdf
 
 NUM = 5000
+SLOW = pytest.mark.slow
 
 
 def log_gamma(y):
@@ -20,7 +21,7 @@ def log_gamma(y):
     return 2.5 * y - jnp.exp(y)
 
 
-@pytest.mark.parametrize("hull", [TangentHull(), SecantHull()])
+@pytest.mark.parametrize("hull", [TangentHull(), pytest.param(SecantHull(), marks=SLOW)])
 def test_one_step_from_anywhere_is_an_exact_draw(hull):
     """In one dimension a step is an independent draw, from starts far in both tails too."""
     starts = jnp.linspace(-20.0, 6.0, NUM)
@@ -45,15 +46,17 @@ class Truncated:
         return x**2
 
 
+@SLOW
 def test_gibbs_with_a_support_and_a_density_that_is_zero_inside_of_it():
     kernel = Gibbs(
         {"x": AdaptiveRejection(support=(0, 1)), "y": AdaptiveRejection(support=(0.0, 1.0))}
     )
     starts = {"x": jnp.full(NUM, 0.9), "y": jnp.full(NUM, 0.9)}
-    ends = end_positions(kernel, Truncated.log_density, starts, key=jax.random.key(1), num_steps=30)
+    ends = end_positions(kernel, Truncated.log_density, starts, key=jax.random.key(1), num_steps=12)
     assert_cdf(ends["x"], Truncated.cdf, iid=True)
 
 
+@SLOW
 def test_a_block_beside_another_kernel_of_gibbs():
     def joint(p):
         return log_gamma(p["a"]) - 0.5 * jnp.sum((p["b"] - p["a"]) ** 2)
