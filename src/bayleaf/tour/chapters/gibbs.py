@@ -65,7 +65,7 @@ def exact() -> dict[str, np.ndarray]:
     before = np.concatenate([[0], np.cumsum(counts)[:-1]])
     shapes = {"early": 1.0 + before, "late": 1.0 + counts.sum() - before}
     weights = {"early": 1.0 + years, "late": 1.0 + counts.size - years}
-    log_p = sum(gammaln(shapes[k]) - shapes[k] * np.log(weights[k]) for k in shapes)
+    log_p = sum(np.asarray(gammaln(shapes[k])) - shapes[k] * np.log(weights[k]) for k in shapes)
     p = np.exp(log_p - logsumexp(log_p))
     answer = {"year": p}
     for name, a in shapes.items():
