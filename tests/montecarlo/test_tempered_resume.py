@@ -80,7 +80,7 @@ def test_another_configuration_is_refused_by_name(tmp_path):
     changes = {
         "key": {"key": jax.random.key(2)},
         "settings": {"ess_share": 0.6},
-        "kernel": {"kernel": bl.mcmc.HMC(5)},
+        "kernel": {"kernel": bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk(scale=1.0))},
         "target": {"target": make_target(0.1)},
     }
     for name, change in changes.items():
