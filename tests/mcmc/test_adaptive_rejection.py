@@ -9,11 +9,18 @@ from scipy import stats
 from bayleaf.errors import BayleafError
 from bayleaf.logconcave.hull import SecantHull, TangentHull
 from bayleaf.mcmc import AdaptiveRejection, Gibbs, MetropolisHastings, RandomWalk
+from tests.conftest import OPTIMISE_ALL
 from tests.tools.chains import end_positions, run_chains
 from tests.tools.statistics import assert_cdf
 
 NUM = 5000
 SLOW = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+    """Slow tests too: it is the compiler that makes them slow."""
+    jax.config.update("jax_disable_most_optimizations", not OPTIMISE_ALL)
 
 
 def log_gamma(y):

@@ -14,6 +14,7 @@ from bayleaf.errors import BayleafError
 from bayleaf.mcmc import Langevin, RandomWalk
 from bayleaf.montecarlo import StateSpaceModel
 from bayleaf.montecarlo.particle_metropolis import ParticleMarginalMetropolis
+from tests.conftest import OPTIMISE_ALL
 from tests.textbook.kalman import kalman
 from tests.tools.chains import run_chains
 from tests.tools.statistics import assert_mean
@@ -30,6 +31,12 @@ MODEL = StateSpaceModel(
     lambda x, y, t, p: norm.logpdf(y, x, 0.5),
     params={"a": jnp.zeros(())},
 )
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+    """Slow tests too: it is the compiler that makes them slow."""
+    jax.config.update("jax_disable_most_optimizations", not OPTIMISE_ALL)
 
 
 def exact_log_likelihood(a):

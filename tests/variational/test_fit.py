@@ -16,12 +16,19 @@ from bayleaf.errors import BayleafError, CheckpointError, NonFiniteLogDensityErr
 from bayleaf.run import progress
 from bayleaf.variational import Fit, FullRank, LowRank, MeanField, ascent, fit, fitting
 from bayleaf.variational.convergence import findings
+from tests.conftest import OPTIMISE_ALL
 from tests.tools.compiling import compilations
 from tests.tools.statistics import assert_mean
 from tests.variational.test_elbo import linear, posterior, scale
 
 QUIET = {"progress": False}
 TRACES = []
+
+
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+    """Slow tests too: it is the compiler that makes them slow."""
+    jax.config.update("jax_disable_most_optimizations", not OPTIMISE_ALL)
 
 
 def correlated(x, data):
