@@ -109,6 +109,8 @@ SCRIPT = """
 import sys
 import jax
 jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_disable_most_optimizations", True)
+jax.config.update("jax_compilation_cache_dir", {cache!r})  # one process compiles for all
 import bayleaf as bl
 sys.path.insert(0, {root!r})
 from tests.montecarlo.test_tempered_resume import run
@@ -133,7 +135,7 @@ def test_a_killed_run_resumes_bit_for_bit(tmp_path):
 
     root = str(Path(__file__).parents[2])
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(root=root)))
+    script.write_text(textwrap.dedent(SCRIPT.format(root=root, cache=str(tmp_path / "cache"))))
 
     def started(*arguments):
         command = [sys.executable, str(script), *arguments]
