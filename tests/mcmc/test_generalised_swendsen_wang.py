@@ -212,6 +212,7 @@ def stepper(own, sampler):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_follow_the_exact_matrix(engine):
     own = model(PitmanYor(0.3, 0.5))

@@ -103,6 +103,7 @@ def test_bonds_of_any_probability_leave_a_residual(q, engine):
     assert_transitions(counts, sweep_matrix(model, np.broadcast_to(bonds, len(model.edges))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_weaker_bonds_leave_the_rest_of_the_coupling(engine):
     name, kernel = "frustrated in a field", SwendsenWang(strength=0.4, engine=engine)

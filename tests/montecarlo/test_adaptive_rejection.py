@@ -305,6 +305,7 @@ def wrong_masses(knots, rate, width, gap, right=hull._pieces):
     return found._replace(log_mass=mass, log_total=jax.scipy.special.logsumexp(mass))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fresh")
 def test_wrong_masses_are_caught(monkeypatch):
     monkeypatch.setattr(hull, "_pieces", wrong_masses)

@@ -184,6 +184,7 @@ def test_the_evidence_of_a_normal_model(tmp_path):
     np.testing.assert_allclose(run.stages["ess"][:-1], SIZE / 2, rtol=0.01)
 
 
+@pytest.mark.slow
 def test_a_fixed_kernel_and_one_that_stands_still():
     assert_agrees(normal_normal(), kernel=FIXED)
     still = bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk(scale=1e9))
