@@ -113,7 +113,7 @@ def run(quick: bool) -> Result:
         checks.Comparison(f"sd of the {name} by Laplace, over the exact one", s / e, 1.0, 0.1)
         for name, s, e in zip(NAMES, sds, exact.sd, strict=True)
     ]
-    bounds.append(checks.Comparison("Laplace's error of the log evidence", gap, 0.1, 0, "≤"))
+    bounds.append(checks.Comparison("Laplace's error of the log evidence", gap, 0.1, relation="≤"))
     pictures = [picture_of_contours(exact, laplace), picture_of_slope(exact, laplace, pathfinder)]
     return Result(checks.statement(what, judged), [*judged, *bounds], pictures)
 
