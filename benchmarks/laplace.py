@@ -63,16 +63,14 @@ def pathfinder(**settings: Any) -> Callable[[Model], Callable[[int], tuple[Any, 
 
 
 def blackjax_pathfinder(model: Model) -> Callable[[int], tuple[Any, float]]:
-    import blackjax
-
-    algorithm = blackjax.pathfinder(model.log_density)
+    from blackjax.vi import pathfinder as theirs
 
     @jax.jit
     def fit(key: Any) -> Any:
         key_start, key_fit, key_draws = jax.random.split(key, 3)
         start = jax.random.uniform(key_start, (model.dim,), minval=-1.0, maxval=1.0)
-        state, _ = algorithm.approximate(key_fit, start)
-        draws, log_q = algorithm.sample(key_draws, state, NUM_DRAWS)
+        state, _ = theirs.approximate(key_fit, model.log_density, start)
+        draws, log_q = theirs.sample(key_draws, state, NUM_DRAWS)
         return draws, jnp.mean(jax.vmap(model.log_density)(draws) - log_q)
 
     def run(seed: int) -> tuple[Any, float]:
