@@ -17,7 +17,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln, softmax
 
 import bayleaf as bl
 from bayleaf.tour import checks, figures
@@ -66,7 +66,7 @@ def exact() -> dict[str, np.ndarray]:
     shapes = {"early": 1.0 + before, "late": 1.0 + counts.sum() - before}
     weights = {"early": 1.0 + years, "late": 1.0 + counts.size - years}
     log_p = sum(np.asarray(gammaln(shapes[k])) - shapes[k] * np.log(weights[k]) for k in shapes)
-    p = np.exp(log_p - logsumexp(log_p))
+    p = np.asarray(softmax(log_p))
     answer = {"year": p}
     for name, a in shapes.items():
         b = weights[name]
