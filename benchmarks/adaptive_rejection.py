@@ -1,7 +1,7 @@
 """Adaptive rejection against scipy's TDR (UNU.RAN, in C), one target and ten thousand.
 
 Repeats of both are interleaved; medians are reported, with the Kolmogorov-Smirnov p-values of 10^5
-draws of each. ``one`` draws ten million times from a single target after set-up; ``many`` draws a
+draws of each. ``one`` draws four million times from a single target after set-up; ``many`` draws a
 few times from each of 10^4 Gamma densities whose shapes all differ, set-up included, for which
 scipy needs a generator each. arspy joins where it is installed. float64 unless said otherwise.
 

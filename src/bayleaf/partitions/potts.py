@@ -27,10 +27,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, Float, Int
 
 from bayleaf.errors import bad_argument
+from bayleaf.partitions.arguments import is_known
 from bayleaf.partitions.graphs import Graph
 from bayleaf.targets import Target
 from bayleaf.targets.starts import Drawn
@@ -211,11 +211,6 @@ def as_potts(log_density: Any) -> Potts:
             "As a block of Gibbs, call the kernel's step in a Conditional.",
         )
     return model
-
-
-def is_known(*arrays: Any) -> bool:
-    """Whether the values can be looked at: not while they are traced."""
-    return not any(isinstance(array, Tracer) for array in arrays)
 
 
 def checked_graph(graph: Any) -> Graph:
