@@ -16,6 +16,10 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+# ArviZ puts a lazy NumPyro into sys.modules, and `import numpyro.distributions` then loads that
+# module twice, the second time without its submodules (from Python 3.12 on). Load it whole first.
+from numpyro import distributions as _distributions  # noqa: F401
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
