@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayleaf import constraints, errors, mcmc, montecarlo, partitions, variational
+    from bayleaf import constraints, errors, gp, mcmc, montecarlo, partitions, variational
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "constraints",
     "errors",
+    "gp",
     "likelihoods",
     "mcmc",
     "montecarlo",
@@ -41,6 +42,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "Target": ("bayleaf.targets", "Target"),
     "constraints": ("bayleaf.constraints", None),
     "errors": ("bayleaf.errors", None),
+    "gp": ("bayleaf.gp", None),
     "likelihoods": ("bayleaf.targets.likelihoods", None),
     "mcmc": ("bayleaf.mcmc", None),
     "montecarlo": ("bayleaf.montecarlo", None),
