@@ -4,9 +4,14 @@ Each kernel runs through `bayleaf.sample`, inside `Gibbs`, or bare by ``kernel.b
 """
 
 from bayleaf.mcmc.adaptive_rejection import AdaptiveRejection
+from bayleaf.mcmc.bond_race import Raced
 from bayleaf.mcmc.elliptical_slice import EllipticalSlice
 from bayleaf.mcmc.foreign import Foreign, from_blackjax
-from bayleaf.mcmc.generalised_swendsen_wang import Decoupled, GeneralisedSwendsenWang
+from bayleaf.mcmc.generalised_swendsen_wang import (
+    Contrast,
+    Decoupled,
+    GeneralisedSwendsenWang,
+)
 from bayleaf.mcmc.gibbs import Conditional, Gibbs
 from bayleaf.mcmc.hmc import HMC
 from bayleaf.mcmc.kernel import Algorithm, Kernel, Tuner
@@ -27,6 +32,7 @@ __all__ = [
     "AdaptiveRejection",
     "Algorithm",
     "Conditional",
+    "Contrast",
     "ControlVariate",
     "Decoupled",
     "EllipticalSlice",
@@ -38,6 +44,7 @@ __all__ = [
     "Kernel",
     "Langevin",
     "MetropolisHastings",
+    "Raced",
     "RandomWalk",
     "SingleSiteGibbs",
     "SingleSiteMetropolis",

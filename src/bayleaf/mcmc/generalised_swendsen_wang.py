@@ -11,9 +11,10 @@ the pieces are:
   couplings are strong against the data. Otherwise clusters are drawn without regard to the data,
   and large ones hardly ever find a better place.
 - ``Decoupled(0.5)``: between the two (Higdon's partial decoupling).
-- a number for each edge, or a function, that may use the data.
+- a number for each edge, or a function, that may use the data (`Contrast`, `LearnedBonds`).
 
-The default draws one of four strengths for each sweep, of which none needs to be the right one.
+The default draws one of four strengths for each sweep, of which none needs to be the right one;
+``bonds="auto"`` finds the best of them in warm-up.
 
 After the sweep it is proposed to split a cluster, or to merge two, as a whole
 (`bayleaf.partitions.split_merge`): piece by piece, a new cluster would have to begin with one piece
@@ -33,12 +34,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayleaf.errors import bad_argument
-from bayleaf.mcmc.kernel import Kernel
-from bayleaf.partitions.arguments import is_known
+from bayleaf.mcmc.bond_race import Raced
+from bayleaf.mcmc.kernel import Kernel, Tuner
+from bayleaf.partitions.bonds import Contrast, Decoupled, frozen_bonds, probabilities
 from bayleaf.partitions.collapsed import sweep
-from bayleaf.partitions.model import PartitionModel, as_partition_model
-from bayleaf.trees import Frozen, frozen_function
+from bayleaf.partitions.model import as_partition_model
+from bayleaf.trees import Frozen
 from bayleaf.types import Count, Flag, Key, LogDensity, Position, Scalar
+
+__all__ = ["Contrast", "Decoupled", "GeneralisedSwendsenWang", "PartitionInfo", "PartitionState"]
 
 
 class PartitionState(NamedTuple):
@@ -66,32 +70,6 @@ class PartitionInfo(NamedTuple):
     is_nan: Flag
 
 
-class Decoupled(eqx.Module):
-    r"""Bonds with probability $1 - e^{-\delta \max(\beta_e, 0)}$, $\delta$ drawn for each sweep.
-
-    Args:
-        strengths: the values of delta, one or several, equally likely; 0 is Gibbs sampling, 1 is
-            Swendsen and Wang's, above 1 pieces are larger and repel what they were cut from.
-
-    Raises:
-        BayleafError: a strength that is negative or not finite.
-    """
-
-    strengths: Float[Array, "rule"]
-
-    def __init__(self, strengths: Any) -> None:
-        array = jnp.atleast_1d(jnp.asarray(strengths, float))
-        is_good = array.ndim == 1 and array.size > 0
-        if not is_good or (is_known(array) and not np.all((array >= 0) & np.isfinite(array))):
-            raise bad_argument("strengths", str(strengths), "numbers, at least 0")
-        self.strengths = array
-
-    def __call__(self, key: Key, model: PartitionModel) -> Float[Array, "..."]:
-        """The probabilities of one sweep."""
-        delta = jax.random.choice(key, self.strengths).astype(model.coupling.dtype)
-        return -jnp.expm1(-delta * jnp.maximum(model.coupling, 0))
-
-
 class GeneralisedSwendsenWang(Kernel):
     """Sweeps of a `bayleaf.partitions.PartitionModel`.
 
@@ -101,7 +79,9 @@ class GeneralisedSwendsenWang(Kernel):
     Args:
         bonds: q, one number for all edges or one for each, in [0, 1); or a function ``bonds(key,
             model)`` that returns such for one sweep, which may use the data of the model and chance
-            but knows no labels. None is ``Decoupled([0, 0.25, 0.5, 1])``.
+            but knows no labels; or ``"auto"``, the best of ``Decoupled`` of 0, 0.25, 0.5 and 1,
+            which warm-up finds (`bayleaf.mcmc.Raced`). None takes one of these four at random for
+            each sweep.
         split_merges: how many splits or merges are proposed in each sweep. One takes about as long
             as visiting the sites of the clusters in question.
         engine: ``"numba"`` (machine code for one thread of a CPU, extra ``fast``) or ``"jax"``;
@@ -133,10 +113,16 @@ class GeneralisedSwendsenWang(Kernel):
         self.split_merges = int(split_merges)
         if bonds is None:
             bonds = Decoupled([0.0, 0.25, 0.5, 1.0])
-        if callable(bonds):
-            self.bonds = frozen_function(bonds, "bonds")
-        else:
-            self.bonds = checked_bonds(bonds)
+        if isinstance(bonds, str):
+            if bonds != "auto":
+                raise bad_argument("bonds", bonds, '"auto", numbers or a function')
+            bonds = Raced()
+        self.bonds = frozen_bonds(bonds)
+
+    def tuner(self) -> Tuner | None:
+        """That of the rule, if it learns."""
+        rule = self.bonds.thaw() if isinstance(self.bonds, Frozen) else None
+        return None if rule is None or not hasattr(rule, "tuner") else rule.tuner()
 
     def init(self, log_density: LogDensity, position: Position) -> PartitionState:
         """The state at these labels."""
@@ -175,33 +161,3 @@ class GeneralisedSwendsenWang(Kernel):
             swept.is_nan,
         )
         return PartitionState(swept.labels, swept.log_density), info
-
-
-def probabilities(bonds: Any, key: Key, model: PartitionModel) -> Float[Array, "..."]:
-    """The probabilities of one sweep, in [0, 1)."""
-    dtype = model.coupling.dtype
-    q = jnp.asarray(bonds(key, model) if isinstance(bonds, Frozen) else bonds, dtype)
-    if q.shape not in ((), (model.graph.num_edges,)):
-        raise bad_argument(
-            "bonds",
-            f"shape {q.shape}",
-            f"one probability, or one for each of {model.graph.num_edges} edges",
-        )
-    # At exactly 1, which a strong coupling reaches by rounding, nothing could ever be cut again.
-    return jnp.clip(q, 0, 1 - jnp.finfo(dtype).eps)
-
-
-def checked_bonds(bonds: Any) -> Float[Array, "..."]:
-    """Probabilities in [0, 1)."""
-    array = jnp.asarray(bonds, float)
-    if array.ndim > 1:
-        raise bad_argument("bonds", f"shape {array.shape}", "one number, or one for each edge")
-    if is_known(array) and not np.all((array >= 0) & (array < 1)):
-        where = np.flatnonzero(~((np.atleast_1d(array) >= 0) & (np.atleast_1d(array) < 1)))[0]
-        raise bad_argument(
-            "bonds" if array.ndim == 0 else f"bonds[{where}]",
-            str(np.atleast_1d(array)[where]),
-            "a probability in [0, 1)",
-            "An edge that is always bonded could never be cut: use 0.99.",
-        )
-    return array
