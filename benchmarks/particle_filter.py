@@ -4,9 +4,9 @@
 
 systematic resampling when the effective number of particles falls below N/2. Both do all that their
 ordinary call does: `particles.SMC(...).run()`, and `bayleaf.montecarlo.sequential`, which computes
-filtered means and sds on top. Runs of the two alternate; medians are compared. bayleaf runs in
-float32, as JAX does unless told otherwise, and its log-likelihoods must agree with those of
-`particles` in float64.
+filtered means and sds on top. Each has a process of its own, so that neither wakes the threads of
+the other; their runs alternate, and medians are compared. bayleaf runs in float32, as JAX does
+unless told otherwise, and its log-likelihoods must agree with those of `particles` in float64.
 
 A second table looks at float32 alone: mean log-likelihoods of 10^5 particles in both precisions, on
 a linear Gaussian model whose exact value is known.
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
@@ -32,9 +33,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import particles
-from particles import distributions
-from particles import state_space_models as theirs
 
 import bayleaf as bl
 from bayleaf.montecarlo.particle_filter import Scheme, run_filter
@@ -55,20 +53,23 @@ def observations() -> np.ndarray:
     return np.exp(x / 2) * rng.standard_normal(NUM_STEPS)
 
 
-class Volatility(theirs.StateSpaceModel):
+def volatility(y: np.ndarray) -> Any:
     """The model in the words of `particles`."""
+    from particles import distributions, state_space_models
 
-    def PX0(self):
-        """Law of the first state."""
-        return distributions.Normal(loc=MEAN, scale=SD / np.sqrt(1 - PHI**2))
+    class Volatility(state_space_models.StateSpaceModel):
+        """Law of the first state, of the next, and of an observation."""
 
-    def PX(self, t, xp):
-        """Law of the next state."""
-        return distributions.Normal(loc=MEAN + PHI * (xp - MEAN), scale=SD)
+        def PX0(self):
+            return distributions.Normal(loc=MEAN, scale=SD / np.sqrt(1 - PHI**2))
 
-    def PY(self, t, xp, x):
-        """Law of an observation."""
-        return distributions.Normal(loc=0.0, scale=np.exp(0.5 * x))
+        def PX(self, t, xp):
+            return distributions.Normal(loc=MEAN + PHI * (xp - MEAN), scale=SD)
+
+        def PY(self, t, xp, x):
+            return distributions.Normal(loc=0.0, scale=np.exp(0.5 * x))
+
+    return state_space_models.Bootstrap(ssm=Volatility(), data=y)
 
 
 def initial(key):
@@ -84,14 +85,16 @@ def log_likelihood(x, y, t):
 
 
 def run_theirs(y: np.ndarray, num_particles: int, seed: int) -> float:
+    import particles
+
     np.random.seed(seed)  # noqa: NPY002 (the only way to seed it)
-    model = theirs.Bootstrap(ssm=Volatility(), data=y)
-    smc = particles.SMC(fk=model, N=num_particles, resampling="systematic", ESSrmin=0.5)
+    smc = particles.SMC(fk=volatility(y), N=num_particles, resampling="systematic", ESSrmin=0.5)
     smc.run()
     return float(smc.logLt)
 
 
-def run_ours(y: Any, num_particles: int, seed: int) -> float:
+def run_ours(y: np.ndarray, num_particles: int, seed: int) -> float:
+    y = jnp.asarray(y, jnp.float32)
     model = bl.montecarlo.StateSpaceModel(initial, transition, log_likelihood)
     found = bl.montecarlo.sequential(
         model, y, key=jax.random.key(seed), num_particles=num_particles
@@ -107,35 +110,57 @@ def likelihood_alone(model: Any, y: Any, key: Any, num_particles: int) -> Any:
 MODEL = bl.montecarlo.StateSpaceModel(initial, transition, log_likelihood)
 
 
-def run_alone(y: Any, num_particles: int, seed: int) -> float:
+def run_alone(y: np.ndarray, num_particles: int, seed: int) -> float:
+    y = jnp.asarray(y, jnp.float32)
     return float(likelihood_alone(MODEL, y, jax.random.key(seed), num_particles))
 
 
-def timed(
-    run: Callable[..., float], y: Any, num_particles: int, seed: int, calls: int = 1
-) -> tuple[float, float]:
-    """Seconds of a call, as the mean over ``calls``, and the value of the last."""
-    begin = time.perf_counter()
-    for i in range(calls):
-        value = run(y, num_particles, seed + 1000 * i)
-    return (time.perf_counter() - begin) / calls, value
+def serve(connection: Any) -> None:
+    """One side: whatever it is asked to run, it runs as often as it is told and times the mean."""
+    y = observations()
+    while (task := connection.recv()) is not None:
+        run, num_particles, seed, calls = task
+        begin = time.perf_counter()
+        for i in range(calls):
+            value = run(y, num_particles, seed + 1000 * i)
+        connection.send(((time.perf_counter() - begin) / calls, value))
 
 
-def compare(num_particles: int, repeats: int, y: np.ndarray) -> dict[str, Any]:
+class Side:
+    """A process that runs one library and no other."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=serve, args=(other,), daemon=True)
+        self.process.start()
+
+    def timed(
+        self, run: Callable[..., float], num_particles: int, seed: int, calls: int = 1
+    ) -> tuple[float, float]:
+        """Seconds of a call, as the mean over ``calls``, and the value of the last."""
+        self.connection.send((run, num_particles, seed, calls))
+        return self.connection.recv()
+
+    def stop(self) -> None:
+        """End the process."""
+        self.connection.send(None)
+        self.process.join()
+
+
+def compare(theirs: Side, ours: Side, num_particles: int, repeats: int) -> dict[str, Any]:
     """Alternating runs of both."""
-    single = jnp.asarray(y, jnp.float32)
-    run_theirs(y[:50], num_particles, 0)  # Numba compiles on its first call
-    first, _ = timed(run_ours, single, num_particles, 0)
-    run_alone(single, num_particles, 0)
+    theirs.timed(run_theirs, num_particles, 0)  # Numba compiles on its first call
+    first, _ = ours.timed(run_ours, num_particles, 0)
+    ours.timed(run_alone, num_particles, 0)
     calls, calls_alone = (
-        math.ceil(SHORTEST / timed(run, single, num_particles, 1)[0])
-        for run in (run_ours, run_alone)
+        math.ceil(SHORTEST / ours.timed(run, num_particles, 1)[0]) for run in (run_ours, run_alone)
     )
     rounds = [
         (
-            timed(run_theirs, y, num_particles, i),
-            timed(run_ours, single, num_particles, i, calls),
-            timed(run_alone, single, num_particles, i, calls_alone),
+            theirs.timed(run_theirs, num_particles, i),
+            ours.timed(run_ours, num_particles, i, calls),
+            ours.timed(run_alone, num_particles, i, calls_alone),
         )
         for i in range(repeats)
     ]
@@ -241,11 +266,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results and the README's tables here")
     parser.add_argument("--skip-precision", action="store_true", help="only the speed")
     options = parser.parse_args()
-    y = observations()
+    theirs, ours = Side(), Side()
     speed = []
     for num_particles, repeats in SIZES.items():
-        speed.append(compare(num_particles, repeats, y))
+        speed.append(compare(theirs, ours, num_particles, repeats))
         print(json.dumps(speed[-1]), flush=True)
+    theirs.stop()
+    ours.stop()
     if options.skip_precision:
         return
     jax.config.update("jax_enable_x64", True)

@@ -5,6 +5,7 @@ import warnings
 
 import equinox as eqx
 import jax
+import jax.extend.random
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from jax.scipy.stats import norm
 from bayleaf.errors import BayleafError
 from bayleaf.montecarlo import GuidedProposal, StateSpaceModel, particle_filter, resampling
 from bayleaf.montecarlo.particle_filter import Scheme, log_likelihood, run_filter
-from bayleaf.montecarlo.particle_keys import UNROLLED, particle_keys, unrolled
+from bayleaf.montecarlo.particle_keys import UNROLLED, particle_keys, threefry, unrolled
 from bayleaf.montecarlo.sequential import sequential
 from tests.textbook.kalman import kalman
 from tests.tools.compiling import compilations
@@ -401,21 +402,37 @@ def test_float32_throughout():
     assert abs(found.log_likelihood - exact(Y)[0]) < 0.2
 
 
-def test_the_unrolled_cipher_is_that_of_jax():
-    """Bits, splits and folds, of any shape and width."""
-    plain = jax.random.key(3)
-    ours = jax.random.wrap_key_data(jax.random.key_data(plain), impl=UNROLLED)
+@pytest.mark.parametrize(
+    ("num_rounds", "key", "counter", "expected"),
+    [
+        (13, (0, 0), (0, 0), (0x9D1C5EC6, 0x8BD50731)),
+        (13, (0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0xFD36D048, 0x2D17272C)),
+        (13, (0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xBA3E4725, 0xF27D669E)),
+        (20, (0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        (20, (0xFFFFFFFF,) * 2, (0xFFFFFFFF,) * 2, (0x1CB996FC, 0xBB002BE7)),
+        (20, (0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_the_cipher_gives_the_answers_of_its_authors(num_rounds, key, counter, expected):
+    """The known answers of their Random123; twenty rounds are also those of JAX."""
+    key, counter = (tuple(map(jnp.uint32, pair)) for pair in (key, counter))
+    assert tuple(map(int, threefry(key, counter, num_rounds))) == expected
+    if num_rounds == 20:
+        jaxs = jax.extend.random.threefry_2x32(jnp.stack(key), jnp.stack(counter))
+        assert tuple(map(int, jaxs)) == expected
+
+
+def test_keys_of_the_unrolled_cipher_do_all_that_keys_do():
+    """Each bit of each width is fair; split and folded keys differ; gammas are gammas."""
+    key = jax.random.wrap_key_data(jnp.uint32([3, 4]), impl=UNROLLED)
     for kind in (jnp.uint8, jnp.uint16, jnp.uint32, jnp.uint64):
-        got, expected = (jax.random.bits(key, (3, 2), kind) for key in (ours, plain))
-        np.testing.assert_array_equal(got, expected)
-    for function in (
-        lambda key: jax.random.key_data(jax.random.split(key, (2, 3))),
-        lambda key: jax.random.key_data(jax.random.fold_in(key, 17)),
-    ):
-        np.testing.assert_array_equal(function(ours), function(plain))
-    for function in (jax.random.normal, lambda key: jax.random.gamma(key, 2.5, (3,))):
-        # What is fused otherwise may round otherwise.
-        np.testing.assert_allclose(function(ours), function(plain), rtol=1e-12)
+        words = np.asarray(jax.random.bits(key, (2000,), kind))
+        for bit in range(8 * words.itemsize):
+            assert_mean((words >> kind(bit) & kind(1)).astype(float), 0.5, iid=True)
+    split = jax.random.key_data(jax.random.split(key, (2, 3))).reshape(-1, 2)
+    folded = jnp.stack([jax.random.key_data(jax.random.fold_in(key, i + 6)) for i in range(5)])
+    assert len(np.unique(np.concatenate([split, folded]), axis=0)) == 11
+    assert_mean(np.asarray(jax.random.gamma(key, 2.5, (4000,))), 2.5, iid=True)
 
 
 def test_particles_have_keys_of_their_own():

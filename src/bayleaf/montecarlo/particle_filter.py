@@ -275,8 +275,8 @@ def _weigh(
     increment = largest + jnp.log(size / num_particles)
     is_alive = jnp.isfinite(increment)
     log_weights = jnp.where(is_alive, log_g - increment, jnp.zeros_like(log_g))
-    scaled = jax.lax.stop_gradient(weights / size)
-    ess = 1 / total(jnp.square(scaled))
+    # The largest of these weights is one, so that neither sum can vanish or overflow.
+    ess = jax.lax.stop_gradient(jnp.square(size) / total(jnp.square(weights)))
     ess = jnp.where(is_alive, ess, jnp.zeros_like(ess))
     return Population(particles, log_weights, ess), increment
 
