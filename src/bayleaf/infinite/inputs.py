@@ -1,0 +1,159 @@
+"""The first state: covariances of the inputs, with 1 - rho exact for near duplicates.
+
+A Gram matrix of unit vectors gives rho with an absolute error of a few units in the last place, so
+1 - rho of two inputs that nearly coincide is lost. It is half of a squared distance,
+
+    1 - rho = |u_a - u_b|^2 / 2,   1 + rho = |u_a + u_b|^2 / 2,    u = x / |x|,
+
+which is formed directly: for all pairs where inputs have few features, else for those rows that
+hold a pair with |rho| near 1. That costs O(n features) for each such row.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from bayleaf.infinite.state import KernelState, Pairs
+
+FEW_FEATURES = 16
+
+
+def input_state(
+    x1: Float[Array, "n1 *shape"],
+    x2: Float[Array, "n2 *shape"],
+    id1: Int[Array, "n1"] | None = None,
+    id2: Int[Array, "n2"] | None = None,
+    *,
+    is_full: bool = False,
+) -> KernelState:
+    """The state of inputs ``[n, feature]`` or ``[n, *space, channel]``.
+
+    K is the mean product over features or channels; Theta is zero, since nothing has been trained.
+
+    Args:
+        x1: the inputs of side 1.
+        x2: the inputs of side 2.
+        id1: labels of side 1; None if no input is on both sides.
+        id2: labels of side 2.
+        is_full: all pairs of positions, for networks that mix positions.
+    """
+    unit1, var1, exponent1 = _directions(x1)
+    unit2, var2, exponent2 = _directions(x2)
+    zero = jnp.zeros((), x1.dtype)
+    state = KernelState(
+        zero, zero, zero, var1, var2, exponent1, exponent2, id1, id2, zero, x1.shape[1:], is_full
+    )
+    num_space = x1.ndim - 2
+    if not num_space:
+        pairs = contrasts(unit1, unit2, id1, id2)
+    elif is_full:
+        flat1, flat2 = (u.reshape(-1, u.shape[-1]) for u in (unit1, unit2))
+        shape1, shape2 = unit1.shape[:-1], unit2.shape[:-1]
+        pairs = tuple(
+            jnp.moveaxis(p.reshape(shape1 + shape2), len(shape1), 1)
+            for p in contrasts(flat1, flat2)
+        )
+    else:
+        pairs = contrasts(unit1, unit2)
+    return state.with_correlation(*pairs, ntk=jnp.zeros_like(pairs[0]))
+
+
+def _directions(
+    x: Float[Array, "n *shape"],
+) -> tuple[Float[Array, "n *shape"], Array, Int[Array, "n"]]:
+    """Unit vectors, mean squares divided by 2^exponent, and the exponents."""
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x).reshape(x.shape[0], -1), axis=1))
+    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
+    scale = jnp.ldexp(jnp.ones((), x.dtype), -exponent).reshape((-1, *(1,) * (x.ndim - 1)))
+    scaled = x * scale
+    square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
+    is_zero = square == 0
+    # An input of zeros has no direction: all its covariances are zero.
+    length = jnp.sqrt(jnp.where(is_zero, 1, square))
+    return scaled / length, square[..., 0] / x.shape[-1], (2 * exponent).astype(jnp.int32)
+
+
+def contrasts(
+    unit1: Float[Array, "n1 *space feature"],
+    unit2: Float[Array, "n2 *space feature"],
+    id1: Int[Array, "n1"] | None = None,
+    id2: Int[Array, "n2"] | None = None,
+) -> tuple[Pairs, Pairs]:
+    """1 - rho and 1 + rho of unit vectors; 1 and 1 with a vector of zeros.
+
+    Args:
+        unit1: vectors of length 1 or 0.
+        unit2: likewise.
+        id1: labels; pairs of equal labels are known to coincide and need no repair.
+        id2: labels of side 2.
+    """
+    if unit1.shape[-1] <= FEW_FEATURES:
+        return _contrasts_of_few(unit1, unit2)
+    if unit1.ndim == 2:
+        if id1 is None or id2 is None:
+            id1, id2 = jnp.arange(unit1.shape[0]), -1 - jnp.arange(unit2.shape[0])
+        return _contrasts_of_many(unit1, unit2, id1, id2)
+    rho = _gram(unit1, unit2)
+    return 1 - rho, 1 + rho
+
+
+def _gram(
+    unit1: Float[Array, "n1 *space feature"], unit2: Float[Array, "n2 *space feature"]
+) -> Pairs:
+    return jnp.einsum("n...c,m...c->nm...", unit1, unit2, precision=jax.lax.Precision.HIGHEST)
+
+
+def _contrasts_of_few(
+    unit1: Float[Array, "n1 *space feature"], unit2: Float[Array, "n2 *space feature"]
+) -> tuple[Pairs, Pairs]:
+    """Differences of all pairs; unrolled, so that no array of all differences is stored."""
+    one_minus, one_plus = 0.0, 0.0
+    for i in range(unit1.shape[-1]):
+        a, b = unit1[..., i][:, None], unit2[..., i][None]
+        one_minus = one_minus + 0.5 * (a - b) ** 2
+        one_plus = one_plus + 0.5 * (a + b) ** 2
+    # With a vector of zeros the sums are 1/2 and 1/2, or 0 and 0.
+    zero1 = jnp.all(unit1 == 0, axis=-1)[:, None]
+    zero2 = jnp.all(unit2 == 0, axis=-1)[None]
+    is_zero = zero1 | zero2
+    return jnp.where(is_zero, 1, one_minus), jnp.where(is_zero, 1, one_plus)
+
+
+@jax.custom_jvp
+def _contrasts_of_many(
+    unit1: Float[Array, "n1 feature"],
+    unit2: Float[Array, "n2 feature"],
+    id1: Int[Array, "n1"],
+    id2: Int[Array, "n2"],
+) -> tuple[Float[Array, "n1 n2"], Float[Array, "n1 n2"]]:
+    """From the Gram matrix, and again from differences in rows with a pair near rho = -+ 1."""
+    rho = _gram(unit1, unit2)
+    near = 1 - 10 * jnp.finfo(rho.dtype).eps ** 0.5
+    is_near = jnp.any((jnp.abs(rho) > near) & (id1[:, None] != id2[None]), axis=1)
+    rows = jnp.argsort(~is_near)
+    count = jnp.sum(is_near)
+
+    def is_going(carry):
+        return carry[0] < count
+
+    def repair(carry):
+        done, one_minus, one_plus = carry
+        row = rows[done]
+        # Gathering what is near would need a size; one row of differences is cheap.
+        minus = 0.5 * jnp.sum((unit2 - unit1[row][None]) ** 2, axis=1)
+        plus = 0.5 * jnp.sum((unit2 + unit1[row][None]) ** 2, axis=1)
+        here = rho[row]
+        one_minus = one_minus.at[row].set(jnp.where(here > near, minus, 1 - here))
+        one_plus = one_plus.at[row].set(jnp.where(here < -near, plus, 1 + here))
+        return done + 1, one_minus, one_plus
+
+    carry = (jnp.zeros((), count.dtype), 1 - rho, 1 + rho)
+    return jax.lax.while_loop(is_going, repair, carry)[1:]
+
+
+@_contrasts_of_many.defjvp
+def _contrasts_of_many_jvp(primals, tangents):
+    change = _gram(tangents[0], primals[1]) + _gram(primals[0], tangents[1])
+    return _contrasts_of_many(*primals), (-change, change)

@@ -1,0 +1,219 @@
+"""What is known of all pairs of inputs at one depth of an infinitely wide network.
+
+For inputs a (side 1) and b (side 2) and one unit z of a layer,
+
+    K = E z_a z_b = rho sqrt(v_a v_b),     Theta = the neural tangent kernel,
+
+and a layer maps one `KernelState` to the next. Three choices keep float32 exact:
+
+- the correlation is kept as ``one_minus`` = 1 - rho and ``one_plus`` = 1 + rho, both with small
+  relative error. arccos near rho = 1 loses half of the digits of 1 - rho if that is formed from a
+  rounded rho (1e-3 of a ReLU tangent kernel in float32). Linear layers map both without any
+  difference of near numbers, see `mix`;
+- variances are split into a number near 1 and a power of four for each input, ``exponent1`` and
+  ``exponent2`` (powers of two, even), so that depth 50 with weight_std 16 cannot overflow;
+- an input paired with itself is known by its label (``id1``, ``id2``), and stays at exactly
+  one_minus = 0.
+
+Networks on images or sequences have one more axis for each axis of positions, ``*space``: either
+the covariances at the same position, ``[n1, n2, *space]``, or with ``is_full`` those of all pairs
+of positions, ``[n1, n2, *space, *space]`` (positions of side 1 first). ``var1`` is ``[n1, *space]``
+in both cases.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from bayleaf.infinite.arcs import root
+from bayleaf.types import Scalar
+
+Pairs = Float[Array, "n1 n2 ..."]
+Side1 = Float[Array, "n1 ..."]
+Side2 = Float[Array, "n2 ..."]
+
+
+class KernelState(eqx.Module):
+    """The second moments of one layer for all pairs of inputs.
+
+    Attributes:
+        one_minus: 1 - rho, exactly 0 for an input with itself.
+        one_plus: 1 + rho.
+        ntk: Theta divided by ``2^((exponent1 + exponent2) / 2)``.
+        var1: the variances of side 1 divided by ``2^exponent1``; ``var2`` those of side 2.
+        exponent1: even integers, one for each input; ``exponent2`` likewise.
+        id1: labels of the inputs; equal labels are the same input (the same dropout mask too).
+            None on both sides where no input is on both.
+        error: a bound on the error of K that truncated series have made so far, as a share of
+            sqrt(v_a v_b).
+        shape: the shape of one example in a finite network, positions first, channels last.
+        is_full: all pairs of positions are here.
+        is_gaussian: units are Gaussian: the last layer with weights was linear.
+        is_fresh: the layer's units have mean zero given all that other branches share: a linear
+            layer with weights of its own came after the last fan-out.
+    """
+
+    one_minus: Pairs
+    one_plus: Pairs
+    ntk: Pairs
+    var1: Side1
+    var2: Side2
+    exponent1: Int[Array, "n1"]
+    exponent2: Int[Array, "n2"]
+    id1: Int[Array, "n1"] | None
+    id2: Int[Array, "n2"] | None
+    error: Scalar
+    shape: tuple[int, ...] = eqx.field(static=True)
+    is_full: bool = eqx.field(static=True, default=False)
+    is_gaussian: bool = eqx.field(static=True, default=False)
+    is_fresh: bool = eqx.field(static=True, default=False)
+
+    @property
+    def num_space(self) -> int:
+        """The number of axes of positions."""
+        return self.var1.ndim - 1
+
+    @property
+    def rho(self) -> Pairs:
+        """The correlations."""
+        return 0.5 * (self.one_plus - self.one_minus)
+
+    @property
+    def scaled_nngp(self) -> Pairs:
+        """K divided by ``2^((exponent1 + exponent2) / 2)``."""
+        return self.rho * self.side1(root(self.var1)) * self.side2(root(self.var2))
+
+    @property
+    def nngp(self) -> Pairs:
+        """K itself; infinite where the floating-point numbers end."""
+        return self.unscaled(self.scaled_nngp)
+
+    @property
+    def full_ntk(self) -> Pairs:
+        """Theta itself."""
+        return self.unscaled(self.ntk)
+
+    @property
+    def q1(self) -> Side1:
+        """The variances of side 1 themselves."""
+        return power_of_two(self.var1, self.exponent1)
+
+    @property
+    def q2(self) -> Side2:
+        """The variances of side 2 themselves."""
+        return power_of_two(self.var2, self.exponent2)
+
+    def side1(self, values: Side1) -> Array:
+        """Numbers of side 1, ``[n1]`` or ``[n1, *space]``, so that they broadcast with pairs."""
+        n, space = values.shape[0], values.shape[1:]
+        if self.is_full:
+            ones = (1,) * (2 * self.num_space - len(space))
+            return values.reshape((n, 1, *space, *ones))
+        return values.reshape((n, 1, *space, *(1,) * (self.num_space - len(space))))
+
+    def side2(self, values: Side2) -> Array:
+        """Numbers of side 2, so that they broadcast with pairs."""
+        n, space = values.shape[0], values.shape[1:]
+        if self.is_full:
+            ones = (1,) * (2 * self.num_space - len(space))
+            return values.reshape((1, n, *ones, *space))
+        return values.reshape((1, n, *space, *(1,) * (self.num_space - len(space))))
+
+    def unscaled(self, pairs: Pairs) -> Pairs:
+        """``pairs`` times ``2^((exponent1 + exponent2) / 2)``."""
+        half1 = jnp.ldexp(jnp.ones((), pairs.dtype), self.exponent1 // 2)
+        half2 = jnp.ldexp(jnp.ones((), pairs.dtype), self.exponent2 // 2)
+        return pairs * self.side1(half1) * self.side2(half2)
+
+    def is_same(self) -> Bool[Array, "n1 n2 ..."] | None:
+        """Where a unit is paired with itself, to broadcast with pairs; None if nowhere."""
+        if self.id1 is None or self.id2 is None:
+            return None
+        same = self.id1[:, None] == self.id2[None, :]
+        if not self.is_full:
+            return same.reshape((*same.shape, *(1,) * self.num_space))
+        space = self.var1.shape[1:]
+        size = 1
+        for axis in space:
+            size *= axis
+        eye = jnp.eye(size, dtype=bool).reshape((1, 1, *space, *space))
+        return same.reshape((*same.shape, *(1,) * (2 * self.num_space))) & eye
+
+    def evolve(self, **changes: Any) -> KernelState:
+        """A copy with some fields replaced."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return KernelState(**{**fields, **changes})
+
+    def with_correlation(self, one_minus: Pairs, one_plus: Pairs, **changes: Any) -> KernelState:
+        """A copy with these 1 -+ rho, an input with itself at exactly 0 and 2."""
+        same = self.is_same()
+        if same is not None:
+            one_minus = jnp.where(same, 0, one_minus)
+            one_plus = jnp.where(same, 2, one_plus)
+        return self.evolve(one_minus=one_minus, one_plus=one_plus, **changes)
+
+    def normalised(self) -> KernelState:
+        """The same moments with the largest variance of each input in [1/2, 2)."""
+        var1, exponent1, half1 = _split(self.var1, self.exponent1)
+        var2, exponent2, half2 = _split(self.var2, self.exponent2)
+        return self.evolve(
+            var1=var1,
+            var2=var2,
+            exponent1=exponent1,
+            exponent2=exponent2,
+            ntk=self.ntk * self.side1(half1) * self.side2(half2),
+        )
+
+
+def power_of_two(values: Float[Array, "n ..."], exponent: Int[Array, "n"]) -> Array:
+    """``values * 2^exponent``, one exponent for each row, in two steps that cannot overflow."""
+    half = jnp.ldexp(jnp.ones((), values.dtype), exponent // 2)
+    half = half.reshape((-1, *(1,) * (values.ndim - 1)))
+    return values * half * half
+
+
+def mix(
+    parts: list[tuple[Array, Array, Array, Array]],
+) -> tuple[Pairs, Pairs]:
+    """1 -+ rho of a sum of independent parts, without differences of near numbers.
+
+    With part p of the sum holding the share ``A_p^2`` of the variance (the squares add up to 1 on
+    each side), rho' = sum_p A1_p A2_p rho_p and
+
+        1 - rho' = sum_p (A1_p - A2_p)^2 / 2 + sum_p A1_p A2_p (1 - rho_p),
+
+    and 1 + rho' likewise: every term is positive.
+
+    Args:
+        parts: for each p: A1_p and A2_p (broadcasting with pairs), 1 - rho_p and 1 + rho_p.
+    """
+    one_minus, one_plus = 0.0, 0.0
+    for share1, share2, minus, plus in parts:
+        apart = 0.5 * (share1 - share2) ** 2
+        both = share1 * share2
+        one_minus = one_minus + (apart + both * minus)
+        one_plus = one_plus + (apart + both * plus)
+    return jnp.asarray(one_minus), jnp.asarray(one_plus)
+
+
+def safe_ratio(numerator: Array, denominator: Array) -> Array:
+    """``numerator / denominator``, and 0 (with derivative 0) where the denominator is 0."""
+    is_zero = denominator == 0
+    return jnp.where(is_zero, 0, numerator / jnp.where(is_zero, 1, denominator))
+
+
+def _split(
+    var: Float[Array, "n ..."], exponent: Int[Array, "n"]
+) -> tuple[Array, Int[Array, "n"], Float[Array, "n"]]:
+    """Variances near 1, their exponents, and 2^(-change / 2) for the square roots."""
+    largest = jax.lax.stop_gradient(jnp.max(var.reshape(var.shape[0], -1), axis=1))
+    change = jnp.frexp(largest)[1].astype(exponent.dtype)
+    change = jnp.where((largest > 0) & jnp.isfinite(largest), change - change % 2, 0)
+    half = jnp.ldexp(jnp.ones((), var.dtype), -(change // 2))
+    column = half.reshape((-1, *(1,) * (var.ndim - 1)))
+    return var * column * column, exponent + change, half
