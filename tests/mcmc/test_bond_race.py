@@ -50,10 +50,9 @@ def test_correlations_are_those_of_jumps_within_blocks():
         # x[0] was there before the first block; x[8] before the second one.
         starts = [s for first in (0, 8) for s in range(first, first + 9 - lag)]
         squares = np.mean([(x[s + lag] - x[s]) ** 2 for s in starts], axis=(0, 1))
-        expected = 1 - squares[[0, 1]] / (2 * variance[[0, 1]])
-        np.testing.assert_allclose(rho[lag - 1, [0, 1]], expected, rtol=1e-9, atol=1e-12)
-        pairs = 1 - squares[3:].sum() / (2 * variance[3:].sum())
-        np.testing.assert_allclose(rho[lag - 1, 3], pairs, rtol=1e-9, atol=1e-12)
+        varies = [0, 1, 3, 4]
+        expected = 1 - squares[varies] / (2 * variance[varies])
+        np.testing.assert_allclose(rho[lag - 1, varies], expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(rho[:, 2], 0)
     np.testing.assert_allclose(sums.cost / sums.num, 2.0)
 
@@ -93,6 +92,39 @@ def test_the_better_rule_wins_on_either_side():
     kernel = GeneralisedSwendsenWang("auto")
     weak, strong = (raced(quarters(*own), kernel) for own in ((1.0, 0.0), (1.0, 1.6)))
     assert (winner(weak), winner(strong)) == (3, 0)
+
+
+def test_the_longest_time_is_that_of_the_worst_tenth_of_the_pairs_that_vary():
+    num = 3 + 20
+    sums = mixing.no_moments(mixing.watch(STATES))
+    sums = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], num)) if x.ndim else x, sums)
+    rho = jnp.asarray([0.1, 0.1, 0.1] + [0.0] * 17 + [0.5, 0.9, 0.5])
+    lags = jnp.arange(1, mixing.NUM_LAGS + 1)[:, None]
+    varies = jnp.ones(num).at[-2].set(0.01)  # a pair that is hardly ever apart does not count
+    jumps = 2 * (1 - rho[None] ** lags) * varies[None]
+    many = jnp.asarray(1e9)
+    sums = sums._replace(
+        num=many, squares=many * varies, num_jumps=jnp.full(4, many), jumps=many * jumps
+    )
+    times = np.array([1.0] * 17 + [3.0, 3.0])
+    np.testing.assert_allclose(mixing.longest_time(sums), np.quantile(times, 0.9), rtol=1e-6)
+    slower = sums._replace(jumps=sums.jumps.at[:, 0].set(many * 2 * (1 - 0.8 ** lags[:, 0])))
+    np.testing.assert_allclose(mixing.longest_time(slower), 9.0, rtol=1e-6)
+
+
+def test_the_rate_of_jumps_is_exact_for_autoregressions():
+    sums = mixing.no_moments(mixing.watch(STATES))
+    num = sums.squares.size
+    rho = jnp.asarray([0.0, 0.5, 0.9] + [0.8] * (num - 3))
+    sums = sums._replace(
+        num=jnp.asarray(10.0),
+        squares=jnp.full(num, 10.0),
+        num_jumps=jnp.full(4, 10.0),
+        jumps=jnp.zeros((4, num)).at[0].set(20 * (1 - rho)),
+        cost=jnp.asarray(70.0),
+    )
+    expected = 1 / (np.mean([1, 3, 19, 9]) * 7)
+    np.testing.assert_allclose(mixing.jump_rate(sums, sums), expected, rtol=1e-6)
 
 
 @eqx.filter_jit

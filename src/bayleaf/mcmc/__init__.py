@@ -16,6 +16,7 @@ from bayleaf.mcmc.gibbs import Conditional, Gibbs
 from bayleaf.mcmc.hmc import HMC
 from bayleaf.mcmc.kernel import Algorithm, Kernel, Tuner
 from bayleaf.mcmc.langevin import SGHMC, SGLD
+from bayleaf.mcmc.learned_bonds import LearnedBonds
 from bayleaf.mcmc.metropolis import Independence, Langevin, MetropolisHastings, RandomWalk
 from bayleaf.mcmc.minibatch import ControlVariate
 from bayleaf.mcmc.nuts import NUTS
@@ -43,6 +44,7 @@ __all__ = [
     "Independence",
     "Kernel",
     "Langevin",
+    "LearnedBonds",
     "MetropolisHastings",
     "Raced",
     "RandomWalk",

@@ -32,6 +32,9 @@ NUM_OWN = 3
 
 NUM_LAGS = 4
 
+RARE = 0.02
+"""A pair that is together, or apart, less often is not in doubt, and tells nothing."""
+
 LARGEST_CORRELATION = 1 - 1e-4
 """Of a statistic that has not moved: its time is long, not infinite."""
 
@@ -112,27 +115,26 @@ def sweep_cost(states: Any, infos: Any) -> Scalar:
     return 40 + states.position.shape[-1] / 6 + jnp.mean(visits.astype(states.log_density.dtype))
 
 
-def correlations(sums: Moments) -> Float[Array, "lag kind"]:
-    """The autocorrelations of the three statistics, and of the pairs together.
-
-    A statistic that has not varied counts as independent: zero.
-    """
-
-    def pooled(x: Float[Array, "... stat"]) -> Float[Array, "... kind"]:
-        pairs = jnp.sum(x[..., NUM_OWN:], axis=-1, keepdims=True)
-        return jnp.concatenate([x[..., :NUM_OWN], pairs], axis=-1)
-
+def variances(sums: Moments) -> Float[Array, "stat"]:
+    """Of a constant, and of a pair that is nearly always the same, exactly zero."""
     num = jnp.maximum(sums.num, 1)
-    variance = pooled(jnp.maximum(sums.squares / num - (sums.total / num) ** 2, 0))
-    moved = pooled(sums.jumps / jnp.maximum(sums.num_jumps, 1)[:, None])
+    size = jnp.maximum(sums.squares / num - (sums.total / num) ** 2, 0)
     # What rounding leaves of the variance of a constant is no variance.
-    is_free = variance > jnp.finfo(variance.dtype).eps * (1 + pooled(sums.squares / num))
-    return jnp.where(is_free[None], 1 - moved / (2 * jnp.where(is_free, variance, 1))[None], 0)
+    least = jnp.finfo(size.dtype).eps * (1 + sums.squares / num)
+    is_pair = jnp.arange(size.size) >= NUM_OWN
+    return jnp.where(size > jnp.where(is_pair, RARE * (1 - RARE), least), size, 0)
+
+
+def correlations(sums: Moments) -> Float[Array, "lag stat"]:
+    """The autocorrelations; a statistic that has not varied counts as independent: zero."""
+    size = variances(sums)
+    moved = sums.jumps / jnp.maximum(sums.num_jumps, 1)[:, None]
+    return jnp.where(size > 0, 1 - moved / (2 * jnp.where(size > 0, size, 1))[None], 0)
 
 
 def autocorrelation_times(
-    rho: Float[Array, "lag kind"], num_jumps: Float[Array, "lag"]
-) -> Float[Array, "kind"]:
+    rho: Float[Array, "lag stat"], num_jumps: Float[Array, "lag"]
+) -> Float[Array, "stat"]:
     """tau, at least 1."""
     zero = 1 / jnp.sqrt(jnp.maximum(num_jumps, 1))
     is_used = jnp.cumprod(rho > zero[:, None], axis=0)
@@ -142,8 +144,34 @@ def autocorrelation_times(
     return 1 + 2 * (jnp.sum(is_used * rho, axis=0) + tail)
 
 
+def longest_time(sums: Moments) -> Scalar:
+    """Tau of the slowest of the three statistics and the worst tenth of the pairs that vary."""
+    times = autocorrelation_times(correlations(sums), sums.num_jumps)
+    varies = variances(sums)[NUM_OWN:] > 0
+    pairs = jnp.nanquantile(jnp.where(varies, times[NUM_OWN:], jnp.nan), 0.9)
+    return jnp.maximum(jnp.max(times[:NUM_OWN]), jnp.where(jnp.any(varies), pairs, 1))
+
+
+def jump_rate(sums: Moments, overall: Moments) -> Scalar:
+    r"""Effective draws per cost by the jumps of single sweeps alone, for a few sweeps.
+
+    With $J = E (x_{t+1} - x_t)^2 / (2 V)$, V that of longer observation, an autoregression has
+    $\tau = 2 / J - 1$. Taken is the mean of it over the three statistics and the pairs together,
+    for a few sweeps know no single pair.
+    """
+    size = variances(overall)
+    moved = sums.jumps[0] / jnp.maximum(sums.num_jumps[0], 1)
+    pairs = jnp.sum(moved[NUM_OWN:] * (size[NUM_OWN:] > 0)), jnp.sum(size[NUM_OWN:])
+    jump = jnp.append(moved[:NUM_OWN], pairs[0])
+    most = jnp.append(2 * size[:NUM_OWN], 2 * pairs[1])
+    is_free = most > 0
+    ratio = jnp.where(is_free, jump / jnp.where(is_free, most, 1), 1)
+    slowness = jnp.mean(2 / jnp.clip(ratio, 1e-6, 1.9) - 1)
+    cost = sums.cost / jnp.maximum(sums.num, 1)
+    return 1 / jnp.maximum(slowness * cost, 1e-30)
+
+
 def least_effective(sums: Moments) -> Scalar:
     """Effective draws per cost, of the statistic that has fewest; zero if nothing is known."""
-    times = autocorrelation_times(correlations(sums), sums.num_jumps)
     cost = sums.cost / jnp.maximum(sums.num, 1)
-    return jnp.where(sums.num_jumps[-1] > 0, 1 / jnp.maximum(jnp.max(times) * cost, 1e-30), 0)
+    return jnp.where(sums.num_jumps[-1] > 0, 1 / jnp.maximum(longest_time(sums) * cost, 1e-30), 0)
