@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import Array, ArrayLike
+from jaxtyping import Array
 
 from bayleaf.errors import bad_argument
-from bayleaf.gp.kernel import strong
+from bayleaf.gp.kernel import Numbers, strong
 
 
 def is_traced(tree: Any) -> bool:
@@ -20,7 +20,7 @@ def is_traced(tree: Any) -> bool:
     return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
-def nonnegative(value: ArrayLike, name: str) -> Array:
+def nonnegative(value: Numbers, name: str) -> Array:
     """One number, or one for each of the data, of at least 0."""
     array = strong(value)
     if array.ndim > 1:

@@ -59,3 +59,10 @@ class ConditionedMean(eqx.Module):
             return self.mean.astype(x.dtype) + correction
         before = self.mean(x)
         return correction + (before[:, None] if before.ndim < correction.ndim else before)
+
+
+def unconditioned(kernel: Any) -> Any:
+    """The kernel of the process before it was given any data."""
+    while isinstance(kernel, Conditioned):
+        kernel = kernel.kernel
+    return kernel

@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 
 from bayleaf.errors import bad_argument, warn
 from bayleaf.gp.kernel import Points, diagonal
-from bayleaf.types import Count, Matrix, Vector
+from bayleaf.types import Count, Vector
 
 Columns = Float[Array, "num column"]
 
@@ -87,7 +87,7 @@ class Iterative(eqx.Module):
     lift: Vector
     extra: Vector
     low: Float[Array, "num rank"]
-    capacity: Matrix
+    capacity: Float[Array, "rank rank"]
     tolerance: float = eqx.field(static=True)
     max_steps: int = eqx.field(static=True)
     block_size: int = eqx.field(static=True)
@@ -150,7 +150,9 @@ class Iterative(eqx.Module):
         is_lost = jnp.linalg.norm(end.residual, axis=0) > self.tolerance * size
         return jnp.where(is_lost[None], jnp.nan, end.x)
 
-    def inner(self, b: Columns, c: Columns) -> Float[Array, "column1 column2"]:
+    def inner(
+        self, b: Float[Array, "num left"], c: Float[Array, "num right"]
+    ) -> Float[Array, "left right"]:
         """``b' A^-1 c``."""
         return b.T @ self.solve(c)
 

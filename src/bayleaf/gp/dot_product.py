@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike
 
 from bayleaf.errors import bad_argument
-from bayleaf.gp.kernel import Gram, Kernel, as_points, pair, positive
+from bayleaf.gp.kernel import Gram, Kernel, Numbers, as_points, pair, positive
 from bayleaf.gp.stationary import scaled
 from bayleaf.types import Vector
 
@@ -24,7 +24,7 @@ class Linear(Kernel):
 
     variance: Array
 
-    def __init__(self, variance: ArrayLike = 1.0):
+    def __init__(self, variance: Numbers = 1.0):
         self.variance = positive(variance, "variance")
 
     def __call__(self, x1: ArrayLike, x2: ArrayLike | None = None) -> Gram:
@@ -45,7 +45,7 @@ class Polynomial(Kernel):
     offset: Array
     degree: int = eqx.field(static=True)
 
-    def __init__(self, degree: int, variance: ArrayLike = 1.0, offset: ArrayLike = 1.0):
+    def __init__(self, degree: int, variance: Numbers = 1.0, offset: ArrayLike = 1.0):
         if not isinstance(degree, int) or degree < 1:
             raise bad_argument("degree", degree, "a whole number of at least 1")
         self.degree = degree

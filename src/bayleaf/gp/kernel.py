@@ -18,7 +18,7 @@ Source: Rasmussen & Williams, Gaussian Processes for Machine Learning (2006), ch
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import equinox as eqx
@@ -31,8 +31,9 @@ from jaxtyping import Array, ArrayLike, Float
 from bayleaf.errors import bad_argument
 from bayleaf.types import Vector
 
-Points = Float[Array, "num ..."]
+Points = Float[Array, "_ ..."]
 Gram = Float[Array, "num1 num2"]
+Numbers = ArrayLike | Sequence[float]
 
 
 class Kernel(eqx.Module):
@@ -164,7 +165,7 @@ def as_kernel(other: Any) -> Any:
     return other if callable(other) else Constant(other)
 
 
-def positive(value: ArrayLike, name: str) -> Array:
+def positive(value: Numbers, name: str) -> Array:
     """A hyper-parameter that must be above zero, as floating-point numbers."""
     array = strong(value)
     is_known = not isinstance(array, Tracer)
@@ -173,7 +174,7 @@ def positive(value: ArrayLike, name: str) -> Array:
     return array
 
 
-def strong(value: ArrayLike) -> Array:
+def strong(value: Numbers) -> Array:
     """Floating-point numbers of settled precision: a weak 0.1 would compile programs twice."""
     array = jnp.asarray(value if isinstance(value, jax.Array) else np.asarray(value))
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)

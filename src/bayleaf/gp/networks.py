@@ -54,5 +54,7 @@ class NTK(Kernel):
 def _check(net: Any) -> None:
     if not callable(getattr(net, "kernel", None)):
         raise bad_argument(
-            "net", f"a {type(net).__name__}", "a network of bayleaf.infinite, with .kernel"
+            "net",
+            f"a {type(net).__name__}",
+            "a network of bayleaf.infinite, with .kernel",
         )

@@ -13,14 +13,14 @@ draws, and can be conditioned on more data. Everything is about f, and about a n
 
 Noiseless outputs are ``noise_std=0``: the process goes through them. Covariances of smooth kernels
 are then singular to working precision, and nothing is added in silence: give ``jitter``, a share
-of the mean variance, and what was added is reported in ``added`` of the result.
+of the mean variance; what was added is reported in ``added`` of the result.
 
 Several outputs, ``y`` of shape [num, output], are independent processes with the same kernel; they
 share one factor. Predictions come in blocks of test points, so that no matrix of all test points by
 all data is ever made.
 
-Source: Rasmussen & Williams (2006), sections 2.2 and 2.7. In the talk the slide on noiseless outputs
-still shows noisy terms; what is computed here is the formula above with noise_std = 0.
+Source: Rasmussen & Williams (2006), sections 2.2 and 2.7. In the talk the slide on noiseless
+outputs still shows noisy terms; what is computed here is the formula above with noise_std = 0.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ from bayleaf.gp.arguments import (
     is_traced,
     nonnegative,
 )
-from bayleaf.gp.conditioned import Conditioned, ConditionedMean
+from bayleaf.gp.conditioned import Conditioned, ConditionedMean, unconditioned
 from bayleaf.gp.conjugate_gradient import warn_unsolved
-from bayleaf.gp.kernel import Points, as_points, diagonal, strong
+from bayleaf.gp.kernel import Numbers, Points, as_points, diagonal, strong
 from bayleaf.gp.solvers import Cholesky, Solver, add_diagonal, check_memory
 from bayleaf.types import Key, Matrix, Scalar, Vector
 
@@ -99,7 +99,7 @@ class GaussianProcess(eqx.Module):
         kernel: Callable[..., Any],
         *,
         mean: ArrayLike | Callable[..., Any] = 0.0,
-        noise_std: ArrayLike = 0.0,
+        noise_std: Numbers = 0.0,
         jitter: float = 0.0,
         solver: Solver | None = None,
     ):
@@ -270,7 +270,8 @@ def _sample(
     key_f, key_y = jax.random.split(key)
     # Not by Cholesky: posterior covariances are singular, and U sqrt(lambda) needs no jitter.
     values, vectors = jnp.linalg.eigh(process.kernel(x))
-    is_psd = values[0] > -1e-3 * jnp.abs(values[-1])
+    # On the scale of the prior: after noiseless data every eigenvalue is round-off of that.
+    is_psd = values[0] > -1e-3 * jnp.max(diagonal(unconditioned(process.kernel), x))
     scale = jnp.where(is_psd, jnp.sqrt(jnp.maximum(values, 0)), jnp.nan)
     shape = (num_draws, *mean.shape)
     z = jax.random.normal(key_f, shape, mean.dtype)
@@ -287,7 +288,7 @@ def _condition(
 ) -> tuple[Conditioned, ConditionedMean]:
     extra = process._extra(x)
     solved = process.solver.factorise(process.kernel, x, extra)
-    weights = solved.solve(_residual(process, x, y)).reshape(y.shape)
+    weights = solved.solve(residual(process, x, y)).reshape(y.shape)
     added = jnp.mean(extra - process.noise_std.astype(x.dtype) ** 2)
     kernel = Conditioned(process.kernel, x, solved, added)
     return kernel, ConditionedMean(process.mean_function, process.kernel, x, weights)
@@ -296,10 +297,10 @@ def _condition(
 @eqx.filter_jit
 def _log_marginal(process: GaussianProcess, x: Points, y: Outputs) -> Scalar:
     covariance = add_diagonal(process.kernel(x), process._extra(x))
-    return marginal.log_density(covariance, _residual(process, x, y))
+    return marginal.log_density(covariance, residual(process, x, y))
 
 
-def _residual(process: GaussianProcess, x: Points, y: Outputs) -> Float[Array, "num output"]:
+def residual(process: GaussianProcess, x: Points, y: Outputs) -> Float[Array, "num output"]:
     """``y - mean(x)`` as columns."""
     mean = _mean(process, x)
     columns = y.reshape(y.shape[0], -1)

@@ -14,7 +14,7 @@ A = kernel(x) + diag(extra). What it returns has three:
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -30,6 +30,7 @@ from bayleaf.types import Matrix, Vector
 Columns = Float[Array, "num column"]
 
 
+@runtime_checkable
 class Solved(Protocol):
     """A = kernel(x) + diag(extra), ready to be solved with."""
 
@@ -37,7 +38,9 @@ class Solved(Protocol):
         """``A^-1 b``."""
         ...
 
-    def inner(self, b: Columns, c: Columns) -> Float[Array, "column1 column2"]:
+    def inner(
+        self, b: Float[Array, "num left"], c: Float[Array, "num right"]
+    ) -> Float[Array, "left right"]:
         """``b' A^-1 c``."""
         ...
 
@@ -50,6 +53,7 @@ class Solved(Protocol):
         ...
 
 
+@runtime_checkable
 class Solver(Protocol):
     """What makes a `Solved`."""
 
@@ -87,7 +91,9 @@ class Factorised(eqx.Module):
         """``A^-1 b``."""
         return jax.scipy.linalg.cho_solve((self.factor, True), b)
 
-    def inner(self, b: Columns, c: Columns) -> Float[Array, "column1 column2"]:
+    def inner(
+        self, b: Float[Array, "num left"], c: Float[Array, "num right"]
+    ) -> Float[Array, "left right"]:
         """``b' A^-1 c``."""
         left = self.whiten(b)
         return left.T @ (left if c is b else self.whiten(c))

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
-from bayleaf.gp.kernel import Gram, Kernel, Points, as_points, pair, positive
+from bayleaf.gp.kernel import Gram, Kernel, Numbers, Points, as_points, pair, positive
 from bayleaf.types import Vector
 
 FEW = 4
@@ -39,7 +39,7 @@ class Stationary(Kernel):
 
     length_scale: Array
 
-    def __init__(self, length_scale: ArrayLike = 1.0):
+    def __init__(self, length_scale: Numbers = 1.0):
         self.length_scale = positive(length_scale, "length_scale")
 
     def profile(self, squared: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -103,7 +103,7 @@ class RationalQuadratic(Stationary):
 
     mixture: Array
 
-    def __init__(self, length_scale: ArrayLike = 1.0, mixture: ArrayLike = 1.0):
+    def __init__(self, length_scale: Numbers = 1.0, mixture: Numbers = 1.0):
         super().__init__(length_scale)
         self.mixture = positive(mixture, "mixture")
 
@@ -125,7 +125,7 @@ class Periodic(Kernel):
     period: Array
     length_scale: Array
 
-    def __init__(self, period: ArrayLike = 1.0, length_scale: ArrayLike = 1.0):
+    def __init__(self, period: Numbers = 1.0, length_scale: Numbers = 1.0):
         self.period = positive(period, "period")
         self.length_scale = positive(length_scale, "length_scale")
 
