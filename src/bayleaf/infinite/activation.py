@@ -45,7 +45,7 @@ class Pair(NamedTuple):
 
     @property
     def covariance(self) -> Values:
-        """rho sqrt(q1 q2)."""
+        """The covariance, rho sqrt(q1 q2)."""
         return self.rho * self.size
 
 

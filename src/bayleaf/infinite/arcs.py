@@ -85,7 +85,7 @@ Values = Float[Array, "..."]
 
 
 def half_angle(gap: Values) -> Values:
-    """theta in [0, pi/2] with cos theta = 1 - gap, for gap in [0, 1]."""
+    """The angle theta in [0, pi/2] with cos theta = 1 - gap, for gap in [0, 1]."""
     return root(2 * gap) * _horner(gap, _T32, _T64)
 
 

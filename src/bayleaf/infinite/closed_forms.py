@@ -64,7 +64,7 @@ class Erf(Activation):
         state = gaussian_state(state, self)
         q1, q2 = bounded(state.q1), bounded(state.q2)
         units = Pair(state.rho, state.one_minus, state.one_plus, state.side1(q1), state.side2(q2))
-        below, angle, slope = self._angles(units)
+        below, _, slope = self._angles(units)
         angle1, angle2 = self._angle(q1), self._angle(q2)
         half1, half2 = state.side1(root(angle1)), state.side2(root(angle2))
         # sqrt(A1 A2) - A = (A1 + A2) / 2 - A - (sqrt(A1) - sqrt(A2))^2 / 2.

@@ -20,7 +20,7 @@ from bayleaf.errors import bad_argument
 from bayleaf.infinite.arcs import root
 from bayleaf.infinite.dense import one_state, positive_int
 from bayleaf.infinite.layer import Layer
-from bayleaf.infinite.state import KernelState, mix, safe_ratio
+from bayleaf.infinite.state import KernelState, mix, safe_ratio, two_to
 from bayleaf.types import Key
 
 
@@ -189,9 +189,9 @@ def add(a: KernelState, b: KernelState) -> KernelState:
 
 def _at(state: KernelState, exponent1: Array, exponent2: Array) -> KernelState:
     """The same moments with these exponents, which are not smaller than its own."""
-    one = jnp.ones((), state.var1.dtype)
-    half1 = jnp.ldexp(one, (state.exponent1 - exponent1) // 2)
-    half2 = jnp.ldexp(one, (state.exponent2 - exponent2) // 2)
+    dtype = state.var1.dtype
+    half1 = two_to((state.exponent1 - exponent1) // 2, dtype)
+    half2 = two_to((state.exponent2 - exponent2) // 2, dtype)
     column1 = half1.reshape((-1, *(1,) * state.num_space))
     column2 = half2.reshape((-1, *(1,) * state.num_space))
     return state.evolve(

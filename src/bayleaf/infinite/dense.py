@@ -22,12 +22,13 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from bayleaf.errors import bad_argument
 from bayleaf.infinite.arcs import root
 from bayleaf.infinite.layer import Layer
-from bayleaf.infinite.state import KernelState, mix, safe_ratio
+from bayleaf.infinite.state import KernelState, kept, mix, safe_ratio, two_to
 from bayleaf.types import Key, Scalar
 
 
@@ -229,7 +230,7 @@ def linear(state: KernelState, weight_std: Scalar, bias_std: Scalar | None) -> K
     ):
         size = root(var)
         shares.append((side(safe_ratio(root(part), size)), side(safe_ratio(bias, size))))
-    (signal1, constant1), (signal2, constant2) = shares
+    (signal1, constant1), (signal2, constant2) = kept(shares)
     zero, two = jnp.zeros((), var1.dtype), jnp.full((), 2, var1.dtype)
     minus, plus = mix(
         [(signal1, signal2, state.one_minus, state.one_plus), (constant1, constant2, zero, two)]
@@ -238,9 +239,9 @@ def linear(state: KernelState, weight_std: Scalar, bias_std: Scalar | None) -> K
 
 
 def _inverse_roots(state: KernelState) -> tuple[Array, Array]:
-    """``2^(-exponent / 2)`` of both sides: what a constant is multiplied by to be on their scale."""
-    one = jnp.ones((), state.var1.dtype)
-    return jnp.ldexp(one, -(state.exponent1 // 2)), jnp.ldexp(one, -(state.exponent2 // 2))
+    """``2^(-exponent / 2)`` of both sides, the factor of a constant on their scale."""
+    dtype = state.var1.dtype
+    return two_to(-(state.exponent1 // 2), dtype), two_to(-(state.exponent2 // 2), dtype)
 
 
 def _column(values: Array, like: Array) -> Array:
@@ -296,7 +297,7 @@ def deviation(value: ArrayLike, name: str) -> Scalar:
     array = array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
     if array.shape != ():
         raise bad_argument(name, f"shape {array.shape}", "one number")
-    if not isinstance(array, jax.core.Tracer) and not 0 <= float(array) < float("inf"):
+    if not isinstance(array, Tracer) and not 0 <= float(array) < float("inf"):
         raise bad_argument(name, float(array), "a finite number, not negative")
     return array
 
@@ -304,6 +305,6 @@ def deviation(value: ArrayLike, name: str) -> Scalar:
 def share(value: ArrayLike, name: str) -> Scalar:
     """A probability in (0, 1]."""
     array = deviation(value, name)
-    if not isinstance(array, jax.core.Tracer) and not 0 < float(array) <= 1:
+    if not isinstance(array, Tracer) and not 0 < float(array) <= 1:
         raise bad_argument(name, float(array), "a probability in (0, 1]")
     return array

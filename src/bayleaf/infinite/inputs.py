@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bayleaf.infinite.state import KernelState, Pairs
+from bayleaf.infinite.state import KernelState, Pairs, exponent_of, two_to
 
 FEW_FEATURES = 16
 
@@ -65,14 +65,14 @@ def _directions(
 ) -> tuple[Float[Array, "n *shape"], Array, Int[Array, "n"]]:
     """Unit vectors, mean squares divided by 2^exponent, and the exponents."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x).reshape(x.shape[0], -1), axis=1))
-    exponent = jnp.where(jnp.isfinite(largest), jnp.frexp(largest)[1], 0)
-    scale = jnp.ldexp(jnp.ones((), x.dtype), -exponent).reshape((-1, *(1,) * (x.ndim - 1)))
+    exponent = exponent_of(largest)
+    scale = two_to(-exponent, x.dtype).reshape((-1, *(1,) * (x.ndim - 1)))
     scaled = x * scale
     square = jnp.sum(scaled * scaled, axis=-1, keepdims=True)
     is_zero = square == 0
     # An input of zeros has no direction: all its covariances are zero.
     length = jnp.sqrt(jnp.where(is_zero, 1, square))
-    return scaled / length, square[..., 0] / x.shape[-1], (2 * exponent).astype(jnp.int32)
+    return scaled / length, square[..., 0] / x.shape[-1], 2 * exponent
 
 
 def contrasts(

@@ -22,6 +22,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from bayleaf.errors import BayleafError, bad_argument, warn
@@ -100,7 +101,7 @@ class Layer(eqx.Module):
         a, b, id1, id2 = checked_inputs(x1, x2)
         names = checked_names(get)
         values, report = evaluate(self, a, b, id1, id2, names)
-        if not isinstance(report.error, jax.core.Tracer):
+        if not isinstance(report.error, Tracer):
             report.judge(names)
         return values[0] if isinstance(get, str) else named_tuple(names)(*values)
 
@@ -130,7 +131,7 @@ class Report(eqx.Module):
             )
         if float(self.error) > TOLERATED_ERROR:
             warn(
-                f"The series of an activation was cut where its rest may be {float(self.error):.1g} "
+                f"The series of an activation leaves out up to {float(self.error):.1g} "
                 "of the kernel. Try a larger num_terms, inputs of smaller norm, or a closed form."
             )
 

@@ -46,7 +46,7 @@ class ABRelu(Activation):
         return self.negative**2 + self.positive**2
 
     def second_moment(self, q: Values) -> Values:
-        """q (a^2 + b^2) / 2."""
+        """(a^2 + b^2) q / 2."""
         return self._norm / 2 * q
 
     def slope_moment(self, q: Values) -> Values:

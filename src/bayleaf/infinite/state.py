@@ -126,8 +126,8 @@ class KernelState(eqx.Module):
 
     def unscaled(self, pairs: Pairs) -> Pairs:
         """``pairs`` times ``2^((exponent1 + exponent2) / 2)``."""
-        half1 = jnp.ldexp(jnp.ones((), pairs.dtype), self.exponent1 // 2)
-        half2 = jnp.ldexp(jnp.ones((), pairs.dtype), self.exponent2 // 2)
+        half1 = two_to(self.exponent1 // 2, pairs.dtype)
+        half2 = two_to(self.exponent2 // 2, pairs.dtype)
         return pairs * self.side1(half1) * self.side2(half2)
 
     def is_same(self) -> Bool[Array, "n1 n2 ..."] | None:
@@ -159,8 +159,8 @@ class KernelState(eqx.Module):
 
     def normalised(self) -> KernelState:
         """The same moments with the largest variance of each input in [1/2, 2)."""
-        var1, exponent1, half1 = _split(self.var1, self.exponent1)
-        var2, exponent2, half2 = _split(self.var2, self.exponent2)
+        sides = _split(self.var1, self.exponent1), _split(self.var2, self.exponent2)
+        (var1, exponent1, half1), (var2, exponent2, half2) = kept(sides)
         return self.evolve(
             var1=var1,
             var2=var2,
@@ -172,9 +172,27 @@ class KernelState(eqx.Module):
 
 def power_of_two(values: Float[Array, "n ..."], exponent: Int[Array, "n"]) -> Array:
     """``values * 2^exponent``, one exponent for each row, in two steps that cannot overflow."""
-    half = jnp.ldexp(jnp.ones((), values.dtype), exponent // 2)
-    half = half.reshape((-1, *(1,) * (values.ndim - 1)))
+    half = two_to(exponent // 2, values.dtype).reshape((-1, *(1,) * (values.ndim - 1)))
     return values * half * half
+
+
+def two_to(exponent: Int[Array, "n"], dtype: Any) -> Float[Array, "n"]:
+    """``2^exponent`` exactly, from its bits; 0 or infinity where the normal numbers end."""
+    info = jnp.finfo(dtype)
+    whole = jnp.int64 if info.bits == 64 else jnp.int32
+    inside = jnp.clip(exponent, info.minexp, info.maxexp - 1).astype(whole)
+    bits = (inside + (info.maxexp - 1)) << info.nmant
+    power = jax.lax.bitcast_convert_type(bits, info.dtype)
+    power = jnp.where(exponent >= info.maxexp, jnp.inf, power)
+    return jnp.where(exponent < info.minexp, 0, power)
+
+
+def exponent_of(x: Float[Array, "n"]) -> Int[Array, "n"]:
+    """The even e with ``x`` in [2^e, 2^(e + 2)); 0 where x is 0 or not finite."""
+    info = jnp.finfo(x.dtype)
+    bits = jax.lax.bitcast_convert_type(x, jnp.int64 if info.bits == 64 else jnp.int32)
+    exponent = ((bits >> info.nmant) - (info.maxexp - 1)).astype(jnp.int32)
+    return jnp.where((x > 0) & jnp.isfinite(x), exponent - exponent % 2, 0)
 
 
 def mix(
@@ -201,6 +219,30 @@ def mix(
     return jnp.asarray(one_minus), jnp.asarray(one_plus)
 
 
+@jax.custom_jvp
+def kept(values: Any) -> Any:
+    """The same numbers of single inputs, computed once.
+
+    XLA would otherwise copy the whole history of a side into the loop over pairs, once for each
+    use: code, compile time and work grow without bound with the depth. It takes its own
+    optimisation barriers away before it fuses loops, but it cannot look through a loop that is
+    left after one round unless a number is infinite.
+    """
+    first = jnp.ravel(jax.tree.leaves(values)[0])[0]
+    limit = 1 + jnp.isinf(first).astype(jnp.int32)
+
+    def again(carry):
+        i, old = carry
+        return i + 1, jax.tree.map(lambda x: jnp.where(i >= 0, x, jnp.zeros_like(x)), old)
+
+    return jax.lax.while_loop(lambda carry: carry[0] < limit, again, (jnp.int32(0), values))[1]
+
+
+@kept.defjvp
+def _kept_jvp(primals, tangents):
+    return kept(*primals), tangents[0]
+
+
 def safe_ratio(numerator: Array, denominator: Array) -> Array:
     """``numerator / denominator``, and 0 (with derivative 0) where the denominator is 0."""
     is_zero = denominator == 0
@@ -212,8 +254,7 @@ def _split(
 ) -> tuple[Array, Int[Array, "n"], Float[Array, "n"]]:
     """Variances near 1, their exponents, and 2^(-change / 2) for the square roots."""
     largest = jax.lax.stop_gradient(jnp.max(var.reshape(var.shape[0], -1), axis=1))
-    change = jnp.frexp(largest)[1].astype(exponent.dtype)
-    change = jnp.where((largest > 0) & jnp.isfinite(largest), change - change % 2, 0)
-    half = jnp.ldexp(jnp.ones((), var.dtype), -(change // 2))
+    change = exponent_of(largest)
+    half = two_to(-(change // 2), var.dtype)
     column = half.reshape((-1, *(1,) * (var.ndim - 1)))
     return var * column * column, exponent + change, half
