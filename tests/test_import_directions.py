@@ -24,6 +24,7 @@ ROOMS = [
     "run",
     "montecarlo",
     "variational",
+    "segmentation",
     "reparam",
     "infinite",
     "gp",
@@ -42,7 +43,17 @@ FACE = "__init__"  # bayleaf/__init__.py names everything and imports nothing be
 RUNNER_MAY_KNOW = {"bayleaf.mcmc.kernel", "bayleaf.mcmc.foreign", "bayleaf.mcmc.nuts"}
 
 # Extras: only these rooms may import them at import time.
-OPTIONAL = {"arviz", "blackjax", "h5netcdf", "jinja2", "matplotlib", "numpyro", "sklearn", "xarray"}
+OPTIONAL = {
+    "arviz",
+    "blackjax",
+    "h5netcdf",
+    "jinja2",
+    "matplotlib",
+    "numpyro",
+    "sklearn",
+    "skimage",
+    "xarray",
+}
 FREE_TO_USE_EXTRAS = {"tour", "sklearn"}
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
+    from bayleaf.segmentation import Segmentation, segment
     from bayleaf.targets import Target, likelihoods, networks
 
 __version__ = "0.2.0"
@@ -21,6 +22,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Gaussian",
     "Run",
+    "Segmentation",
     "Target",
     "__version__",
     "constraints",
@@ -32,6 +34,7 @@ __all__ = [
     "networks",
     "partitions",
     "sample",
+    "segment",
     "variational",
 ]
 
@@ -39,6 +42,7 @@ __all__ = [
 _HOMES: dict[str, tuple[str, str | None]] = {
     "Gaussian": ("bayleaf.gaussian", "Gaussian"),
     "Run": ("bayleaf.run.results", "Run"),
+    "Segmentation": ("bayleaf.segmentation", "Segmentation"),
     "Target": ("bayleaf.targets", "Target"),
     "constraints": ("bayleaf.constraints", None),
     "errors": ("bayleaf.errors", None),
@@ -49,6 +53,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "networks": ("bayleaf.targets.networks", None),
     "partitions": ("bayleaf.partitions", None),
     "sample": ("bayleaf.run.runner", "sample"),
+    "segment": ("bayleaf.segmentation", "segment"),
     "variational": ("bayleaf.variational", None),
 }
 

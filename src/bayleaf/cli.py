@@ -1,4 +1,4 @@
-"""The command ``bayleaf``: the tour, and sampling from a log density in a file of one's own.
+"""The command ``bayleaf``: the tour, sampling from a log density in a file, segments of an image.
 
 Nothing here imports JAX before it has work to do, so that ``bayleaf --help`` answers at once and
 ``--x64`` can still be set. Exit codes: 0 all well; 1 the work was started and failed; 2 the command
@@ -70,6 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     add_tour(commands)
     add_sample(commands)
+    add_segment(commands)
     return parser
 
 
@@ -120,11 +121,53 @@ def add_sample(commands: Any) -> None:
     sample.set_defaults(command=run_sample)
 
 
+def add_segment(commands: Any) -> None:
+    """The options of ``bayleaf segment``."""
+    about = "divide an image into segments, with their uncertainty"
+    options = commands.add_parser(
+        "segment",
+        help=about,
+        description=about[0].upper() + about[1:] + ". Writes labels.png (16 bits), overlay.png, "
+        "uncertainty.png and index.html.",
+    )
+    options.add_argument("image", type=Path, metavar="IMAGE", help="a grey, RGB or RGBA file")
+    options.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("bayleaf-segment"),
+        metavar="DIR",
+        help="folder for the files (default: %(default)s)",
+    )
+    options.add_argument("--mask", type=Path, metavar="IMAGE", help="leave out what is black here")
+    options.add_argument(
+        "--superpixels", type=count, metavar="N", help="default: one for 250 pixels, at most 600"
+    )
+    options.add_argument(
+        "--beta", type=strength, default=2.0, metavar="B", help="more: fewer segments (default: 2)"
+    )
+    options.add_argument("--chains", type=count, default=4, metavar="N", help="default: 4")
+    options.add_argument("--draws", type=count, default=250, metavar="N", help="default: 250")
+    options.add_argument("--warmup", type=count, default=250, metavar="N", help="default: 250")
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    options.add_argument("--no-texture", action="store_true", help="segments differ by colour only")
+    options.add_argument("--quiet", action="store_true", help="no progress bar")
+    options.set_defaults(command=run_segment)
+
+
 def count(text: str) -> int:
     """A positive whole number; argparse turns the error into exit code 2."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return number
+
+
+def strength(text: str) -> float:
+    """A finite number, at least 0; argparse turns the error into exit code 2."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number, at least 0")
     return number
 
 
@@ -169,6 +212,32 @@ def run_sample(options: argparse.Namespace) -> int:
         run.to_arviz().to_netcdf(options.out, engine="h5netcdf")
         console.print(f"draws written to {options.out}")
     return 0
+
+
+def run_segment(options: argparse.Namespace) -> int:
+    """``bayleaf segment``."""
+    for module in ("skimage", "jinja2"):
+        if importlib.util.find_spec(module) is None:
+            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), "images")
+    from bayleaf.segmentation import command
+
+    settings = command.Settings(
+        image=options.image,
+        out=options.out,
+        mask=options.mask,
+        num_superpixels=options.superpixels,
+        beta=options.beta,
+        num_chains=options.chains,
+        num_draws=options.draws,
+        num_warmup=options.warmup,
+        seed=options.seed,
+        texture=not options.no_texture,
+        quiet=options.quiet,
+    )
+    try:
+        return command.run(settings)
+    except command.UnusableFile as error:
+        raise UsageError(str(error)) from error
 
 
 def split_source(source: str) -> tuple[Path, str]:
