@@ -20,7 +20,8 @@ from typing import Any
 from jaxtyping import ArrayLike
 
 from bayleaf.errors import bad_argument
-from bayleaf.gp.kernel import Gram, Kernel, pair
+from bayleaf.gp.kernel import Gram, Kernel, as_points, pair
+from bayleaf.types import Vector
 
 
 class NNGP(Kernel):
@@ -36,6 +37,10 @@ class NNGP(Kernel):
         a, b = pair(x1, x2)
         return self.net.kernel(a, None if x2 is None else b, get="nngp")
 
+    def diagonal(self, x: ArrayLike) -> Vector:
+        """The variance of the outputs at each point."""
+        return self.net.diagonal(as_points(x), get="nngp")
+
 
 class NTK(Kernel):
     """The neural tangent kernel of the infinite network ``net``."""
@@ -50,11 +55,15 @@ class NTK(Kernel):
         a, b = pair(x1, x2)
         return self.net.kernel(a, None if x2 is None else b, get="ntk")
 
+    def diagonal(self, x: ArrayLike) -> Vector:
+        """The tangent kernel of each point with itself."""
+        return self.net.diagonal(as_points(x), get="ntk")
+
 
 def _check(net: Any) -> None:
     if not callable(getattr(net, "kernel", None)):
         raise bad_argument(
             "net",
             f"a {type(net).__name__}",
-            "a network of bayleaf.infinite, with .kernel",
+            "a network of bayleaf.infinite, with .kernel and .diagonal",
         )

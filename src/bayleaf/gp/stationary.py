@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
@@ -34,13 +35,20 @@ FEW = 4
 """Up to so many features distances are sums of squared differences."""
 
 
+def as_length_scale(value: Numbers) -> Array:
+    """Positive numbers; the error names ``length_scale``."""
+    return positive(value, "length_scale")
+
+
+def as_mixture(value: Numbers) -> Array:
+    """Positive numbers; the error names ``mixture``."""
+    return positive(value, "mixture")
+
+
 class Stationary(Kernel):
     """A kernel of the scaled squared distance; ``profile`` says which."""
 
-    length_scale: Array
-
-    def __init__(self, length_scale: Numbers = 1.0):
-        self.length_scale = positive(length_scale, "length_scale")
+    length_scale: Array = eqx.field(default=1.0, converter=as_length_scale)
 
     def profile(self, squared: Float[Array, "..."]) -> Float[Array, "..."]:
         """The covariance at a squared distance."""
@@ -101,11 +109,7 @@ class RationalQuadratic(Stationary):
         mixture: alpha; the larger, the closer to one `SquaredExponential`.
     """
 
-    mixture: Array
-
-    def __init__(self, length_scale: Numbers = 1.0, mixture: Numbers = 1.0):
-        super().__init__(length_scale)
-        self.mixture = positive(mixture, "mixture")
+    mixture: Array = eqx.field(default=1.0, converter=as_mixture)
 
     def profile(self, squared: Float[Array, "..."]) -> Float[Array, "..."]:
         """The covariance at a squared distance."""

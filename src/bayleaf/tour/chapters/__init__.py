@@ -3,6 +3,7 @@
 from bayleaf.tour.chapters import (
     adaptive_rejection,
     elliptical_slice,
+    gaussian_process,
     gibbs,
     hierarchical,
     hmc,
@@ -10,6 +11,7 @@ from bayleaf.tour.chapters import (
     ising,
     laplace,
     metropolis,
+    mnist,
     neural_network,
     nuts,
     particle_filter,
@@ -46,4 +48,7 @@ CHAPTERS = (
     neural_network.CHAPTER,
     sequential.CHAPTER,
     hierarchical.CHAPTER,
+    # Gaussian processes and infinitely wide networks.
+    gaussian_process.CHAPTER,
+    mnist.CHAPTER,
 )
