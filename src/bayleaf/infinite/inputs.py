@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
-from bayleaf.infinite.state import KernelState, Pairs, exponent_of, two_to
+from bayleaf.infinite.state import KernelState, Listing, Pairs, exponent_of, two_to
 
 FEW_FEATURES = 16
 
 
 def input_state(
     x1: Float[Array, "n1 *shape"],
-    x2: Float[Array, "n2 *shape"],
+    x2: Float[Array, "n2 *shape"] | None,
     id1: Int[Array, "n1"] | None = None,
     id2: Int[Array, "n2"] | None = None,
     *,
@@ -34,30 +35,73 @@ def input_state(
 
     Args:
         x1: the inputs of side 1.
-        x2: the inputs of side 2.
+        x2: the inputs of side 2; None is ``x1`` again.
         id1: labels of side 1; None if no input is on both sides.
         id2: labels of side 2.
         is_full: all pairs of positions, for networks that mix positions.
     """
+    if is_full and x1.ndim > 2:
+        return _listed_state(x1, x2, id1, id2)
+    x2 = x1 if x2 is None else x2
     unit1, var1, exponent1 = _directions(x1)
     unit2, var2, exponent2 = _directions(x2)
     zero = jnp.zeros((), x1.dtype)
     state = KernelState(
-        zero, zero, zero, var1, var2, exponent1, exponent2, id1, id2, zero, x1.shape[1:], is_full
+        zero, zero, zero, var1, var2, exponent1, exponent2, id1, id2, zero, x1.shape[1:]
     )
-    num_space = x1.ndim - 2
-    if not num_space:
-        pairs = contrasts(unit1, unit2, id1, id2)
-    elif is_full:
-        flat1, flat2 = (u.reshape(-1, u.shape[-1]) for u in (unit1, unit2))
-        shape1, shape2 = unit1.shape[:-1], unit2.shape[:-1]
-        pairs = tuple(
-            jnp.moveaxis(p.reshape(shape1 + shape2), len(shape1), 1)
-            for p in contrasts(flat1, flat2)
-        )
-    else:
-        pairs = contrasts(unit1, unit2)
+    pairs = contrasts(unit1, unit2, id1, id2)
     return state.with_correlation(*pairs, ntk=jnp.zeros_like(pairs[0]))
+
+
+def _listed_state(x1: Array, x2: Array | None, id1: Array | None, id2: Array | None) -> KernelState:
+    """All pairs of positions of a list of pairs of inputs."""
+    listing = listed(x1.shape[0], None if x2 is None else x2.shape[0])
+    x = x1 if x2 is None else jnp.concatenate([x1, x2])
+    labels = jnp.arange(x.shape[0], dtype=jnp.int32)
+    if id1 is not None and id2 is not None:
+        labels = id1 if x2 is None else jnp.concatenate([id1, id2])
+    unit, var, exponent = _directions(x)
+    left, right = listing.left, listing.right
+    zero = jnp.zeros((), x.dtype)
+    state = KernelState(
+        zero,
+        zero,
+        zero,
+        var[left],
+        var[right],
+        exponent[left],
+        exponent[right],
+        labels[left],
+        labels[right],
+        zero,
+        x.shape[1:],
+        is_full=True,
+        listing=listing,
+    )
+    space = x.shape[1:-1]
+    flat = unit.reshape(x.shape[0], -1, x.shape[-1])
+    minus, plus = (
+        pairs.reshape(-1, *space, *space) for pairs in jax.vmap(contrasts)(flat[left], flat[right])
+    )
+    return state.with_correlation(minus, plus, ntk=jnp.zeros_like(minus))
+
+
+def listed(n1: int, n2: int | None) -> Listing:
+    """All pairs of ``n1`` inputs with ``n2`` others, or by half those of ``n1`` with themselves."""
+    if n2 is None:
+        rows, columns = np.triu_indices(n1, 1)
+        selves = own1 = own2 = np.arange(n1)
+        left, right = np.concatenate([selves, rows]), np.concatenate([selves, columns])
+        place = np.zeros((n1, n1), np.int32)
+        place[left, right] = place[right, left] = np.arange(left.size)
+    else:
+        selves = np.arange(n1 + n2)
+        own1, own2 = selves[:n1], selves[n1:]
+        left = np.concatenate([selves, np.repeat(np.arange(n1), n2)])
+        right = np.concatenate([selves, np.tile(np.arange(n1, n1 + n2), n1)])
+        place = selves.size + np.arange(n1 * n2).reshape(n1, n2)
+    indices = (jnp.asarray(x, jnp.int32) for x in (left, right, own1, own2, place))
+    return Listing(*indices, num_inputs=selves.size)
 
 
 def _directions(

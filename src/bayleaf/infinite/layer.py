@@ -73,7 +73,7 @@ class Layer(eqx.Module):
     def state(self, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelState:
         """The `KernelState` of the outputs, for whoever wants more than the two kernels."""
         a, b, id1, id2 = checked_inputs(x1, x2)
-        return output_state(self, a, b, id1, id2)
+        return output_state(self, a, None if x2 is None else b, id1, id2)
 
     def kernel(
         self,
@@ -100,7 +100,7 @@ class Layer(eqx.Module):
         """
         a, b, id1, id2 = checked_inputs(x1, x2)
         names = checked_names(get)
-        values, report = evaluate(self, a, b, id1, id2, names)
+        values, report = evaluate(self, a, None if x2 is None else b, id1, id2, names)
         if not isinstance(report.error, Tracer):
             report.judge(names)
         return values[0] if isinstance(get, str) else named_tuple(names)(*values)
@@ -137,9 +137,9 @@ class Report(eqx.Module):
 
 
 def output_state(
-    net: Layer, x1: Array, x2: Array, id1: Array | None, id2: Array | None
+    net: Layer, x1: Array, x2: Array | None, id1: Array | None, id2: Array | None
 ) -> KernelState:
-    """The state after all layers."""
+    """The state after all layers; without ``x2`` that of ``x1`` with itself."""
     return net.propagate(input_state(x1, x2, id1, id2, is_full=net.mixes_positions))
 
 
@@ -147,7 +147,7 @@ def output_state(
 def evaluate(
     net: Layer,
     x1: Array,
-    x2: Array,
+    x2: Array | None,
     id1: Array | None,
     id2: Array | None,
     names: tuple[str, ...],
@@ -164,7 +164,9 @@ def evaluate(
             "End with Flatten() or GlobalAvgPool(), or use net.state(x1, x2).",
         )
     values = [named_kernel(state, name) for name in names]
-    finite_inputs = jnp.all(jnp.isfinite(x1)) & jnp.all(jnp.isfinite(x2))
+    finite_inputs = jnp.all(jnp.isfinite(x1))
+    if x2 is not None:
+        finite_inputs = finite_inputs & jnp.all(jnp.isfinite(x2))
     is_relative = all(name in ("correlation", "relative_ntk") for name in names)
     largest = jnp.maximum(jnp.max(state.q1, initial=0), jnp.max(state.q2, initial=0))
     finite_outputs = jnp.isfinite(largest) | is_relative
@@ -180,7 +182,7 @@ def evaluate_diagonal(net: Layer, x: Array, names: tuple[str, ...]) -> list[Arra
     label = jnp.zeros(1, jnp.int32)
 
     def one(point: Array) -> list[Array]:
-        state = output_state(net, point[None], point[None], label, label)
+        state = output_state(net, point[None], None, label, label)
         return [named_kernel(state, name).reshape(()) for name in names]
 
     return jax.vmap(one)(x)

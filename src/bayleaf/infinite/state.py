@@ -17,8 +17,8 @@ and a layer maps one `KernelState` to the next. Three choices keep float32 exact
 
 Networks on images or sequences have one more axis for each axis of positions, ``*space``: either
 the covariances at the same position, ``[n1, n2, *space]``, or with ``is_full`` those of all pairs
-of positions, ``[n1, n2, *space, *space]`` (positions of side 1 first). ``var1`` is ``[n1, *space]``
-in both cases.
+of positions (positions of side 1 first). ``var1`` is ``[n1, *space]`` in both cases. The latter
+state is a list of pairs of inputs and not a grid, see `Listing`: ``[pair, *space, *space]``.
 """
 
 from __future__ import annotations
@@ -36,6 +36,29 @@ from bayleaf.types import Scalar
 Pairs = Float[Array, "n1 n2 ..."]
 Side1 = Float[Array, "n1 ..."]
 Side2 = Float[Array, "n2 ..."]
+
+
+class Listing(eqx.Module):
+    """Which pairs a state holds where they are a list and not a grid.
+
+    The list starts with each input paired with itself, whose covariances of different positions
+    become variances when positions are averaged; a symmetric matrix is listed by half. Sides are
+    listed too: ``var1`` is ``[pair, *space]``, and so on.
+
+    Attributes:
+        left: the number of the input on side 1 of each pair, which is where that input is paired
+            with itself; ``right`` that on side 2.
+        own1: the numbers of the inputs of side 1 of the matrix of kernels; ``own2`` of side 2.
+        place: where in the list the pairs of that matrix are.
+        num_inputs: how many inputs there are on both sides.
+    """
+
+    left: Int[Array, "pair"]
+    right: Int[Array, "pair"]
+    own1: Int[Array, "n1"]
+    own2: Int[Array, "n2"]
+    place: Int[Array, "n1 n2"]
+    num_inputs: int = eqx.field(static=True)
 
 
 class KernelState(eqx.Module):
@@ -56,6 +79,7 @@ class KernelState(eqx.Module):
         is_gaussian: units are Gaussian: the last layer with weights was linear.
         is_fresh: the layer's units have mean zero given all that other branches share: a linear
             layer with weights of its own came after the last fan-out.
+        listing: the pairs, where they are a list and not a grid.
     """
 
     one_minus: Pairs
@@ -72,6 +96,7 @@ class KernelState(eqx.Module):
     is_full: bool = eqx.field(static=True, default=False)
     is_gaussian: bool = eqx.field(static=True, default=False)
     is_fresh: bool = eqx.field(static=True, default=False)
+    listing: Listing | None = None
 
     @property
     def num_space(self) -> int:
@@ -111,18 +136,19 @@ class KernelState(eqx.Module):
     def side1(self, values: Side1) -> Array:
         """Numbers of side 1, ``[n1]`` or ``[n1, *space]``, so that they broadcast with pairs."""
         n, space = values.shape[0], values.shape[1:]
-        if self.is_full:
-            ones = (1,) * (2 * self.num_space - len(space))
-            return values.reshape((n, 1, *space, *ones))
-        return values.reshape((n, 1, *space, *(1,) * (self.num_space - len(space))))
+        lead = (n, 1) if self.listing is None else (n,)
+        return values.reshape((*lead, *space, *self._ones(space)))
 
     def side2(self, values: Side2) -> Array:
         """Numbers of side 2, so that they broadcast with pairs."""
         n, space = values.shape[0], values.shape[1:]
+        lead = (1, n) if self.listing is None else (n,)
         if self.is_full:
-            ones = (1,) * (2 * self.num_space - len(space))
-            return values.reshape((1, n, *ones, *space))
-        return values.reshape((1, n, *space, *(1,) * (self.num_space - len(space))))
+            return values.reshape((*lead, *self._ones(space), *space))
+        return values.reshape((*lead, *space, *self._ones(space)))
+
+    def _ones(self, space: tuple[int, ...]) -> tuple[int, ...]:
+        return (1,) * ((1 + self.is_full) * self.num_space - len(space))
 
     def unscaled(self, pairs: Pairs) -> Pairs:
         """``pairs`` times ``2^((exponent1 + exponent2) / 2)``."""
@@ -134,14 +160,17 @@ class KernelState(eqx.Module):
         """Where a unit is paired with itself, to broadcast with pairs; None if nowhere."""
         if self.id1 is None or self.id2 is None:
             return None
-        same = self.id1[:, None] == self.id2[None, :]
+        if self.listing is None:
+            same = self.id1[:, None] == self.id2[None, :]
+        else:
+            same = self.id1 == self.id2
         if not self.is_full:
             return same.reshape((*same.shape, *(1,) * self.num_space))
         space = self.var1.shape[1:]
         size = 1
         for axis in space:
             size *= axis
-        eye = jnp.eye(size, dtype=bool).reshape((1, 1, *space, *space))
+        eye = jnp.eye(size, dtype=bool).reshape((*(1,) * same.ndim, *space, *space))
         return same.reshape((*same.shape, *(1,) * (2 * self.num_space))) & eye
 
     def evolve(self, **changes: Any) -> KernelState:
