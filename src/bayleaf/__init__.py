@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayleaf import constraints, errors, gp, mcmc, montecarlo, partitions, variational
+    from bayleaf import constraints, errors, gp, infinite, mcmc, montecarlo, partitions, variational
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
@@ -28,6 +28,7 @@ __all__ = [
     "constraints",
     "errors",
     "gp",
+    "infinite",
     "likelihoods",
     "mcmc",
     "montecarlo",
@@ -47,6 +48,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "constraints": ("bayleaf.constraints", None),
     "errors": ("bayleaf.errors", None),
     "gp": ("bayleaf.gp", None),
+    "infinite": ("bayleaf.infinite", None),
     "likelihoods": ("bayleaf.targets.likelihoods", None),
     "mcmc": ("bayleaf.mcmc", None),
     "montecarlo": ("bayleaf.montecarlo", None),

@@ -23,7 +23,7 @@ from bayleaf.errors import bad_argument
 from bayleaf.infinite.arcs import root
 from bayleaf.infinite.dense import one_state
 from bayleaf.infinite.layer import Layer
-from bayleaf.infinite.state import KernelState, safe_ratio
+from bayleaf.infinite.state import KernelState, kept, safe_ratio
 from bayleaf.types import Key, Scalar
 
 Values = Float[Array, "..."]
@@ -87,21 +87,24 @@ class Activation(Layer):
         return self(x)
 
     def propagate(self, state: KernelState) -> KernelState:
-        """K' and Theta' from the moments; 1 - rho' by `_near_one` where rho is near 1."""
+        """K' and Theta' from the moments; 1 - rho' in its own way where rho is near 1."""
         state = gaussian_state(state, self)
         q1, q2 = bounded(state.q1), bounded(state.q2)
-        units = Pair(state.rho, state.one_minus, state.one_plus, state.side1(q1), state.side2(q2))
+        sides = kept((self._side(q1), self._side(q2)))
+        one, two = (
+            Side(*(side(x) for x in rows))
+            for rows, side in zip(sides, (state.side1, state.side2), strict=True)
+        )
+        units = Pair(state.rho, state.one_minus, state.one_plus, one.q, two.q)
         value, slope, error = self.cross(units)
-        var1, var2 = self.second_moment(q1), self.second_moment(q2)
-        size = state.side1(root(var1)) * state.side2(root(var2))
-        rho = jnp.clip(safe_ratio(value, size), -1, 1)
-        one_minus = self._near_one(state, units, size, slope, 1 - rho)
+        rho = jnp.clip(safe_ratio(value, one.size * two.size), -1, 1)
+        one_minus = _near_one(units, one, two, slope, 1 - rho)
         return state.with_correlation(
             one_minus,
             1 + rho,
             ntk=state.unscaled(state.ntk) * slope,
-            var1=var1,
-            var2=var2,
+            var1=sides[0].size ** 2,
+            var2=sides[1].size ** 2,
             exponent1=jnp.zeros_like(state.exponent1),
             exponent2=jnp.zeros_like(state.exponent2),
             error=state.error + jnp.asarray(error, q1.dtype),
@@ -109,26 +112,14 @@ class Activation(Layer):
             is_fresh=False,
         ).normalised()
 
-    def _near_one(
-        self, state: KernelState, units: Pair, size: Array, slope: Array, plain: Array
-    ) -> Array:
-        """1 - rho' of near duplicates, which the difference ``plain`` would lose.
-
-        With the slope S(k) = dK'/dk at covariance k and k_1 = sqrt(q1 q2),
-
-            sqrt(V1 V2) - K' = [sqrt(V1 V2) - K'(k_1)] + integral of S from k to k_1.
-
-        The integral is (k_1 - k) times the mean of S at both ends. The bracket, over sqrt(V1 V2),
-        is |f(s_1) - f(s_2)|^2 / 2 for the unit vector f(s) = phi(s z) / sqrt(V) in the Gaussian
-        L2 space, hence |df/ds|^2 (s_1 - s_2)^2 / 2 with s = sqrt(q).
-        """
-        q1, q2 = bounded(state.q1), bounded(state.q2)
-        ends = state.side1(root(self.slope_moment(q1))) * state.side2(root(self.slope_moment(q2)))
-        path = safe_ratio(units.size * units.one_minus * 0.5 * (slope + ends), size)
-        speed = state.side1(root(self._speed(q1))) * state.side2(root(self._speed(q2)))
-        norms = 0.5 * speed * (root(units.q1) - root(units.q2)) ** 2
-        near = jnp.finfo(plain.dtype).eps ** (1 / 3)
-        return jnp.where(units.one_minus < near, path + norms, plain)
+    def _side(self, q: Values) -> Side:
+        return Side(
+            q,
+            root(q),
+            root(self.second_moment(q)),
+            root(self.slope_moment(q)),
+            root(self._speed(q)),
+        )
 
     def _speed(self, q: Values) -> Values:
         """|df/ds|^2 = (W + 2 q dW/dq) / V - q (dV/dq)^2 / V^2, W the slope moment, by parts."""
@@ -137,6 +128,34 @@ class Activation(Layer):
         value, change = jax.jvp(self.second_moment, (q,), (one,))
         speed = safe_ratio(slope + 2 * q * slope_change, value) - q * safe_ratio(change, value) ** 2
         return jnp.maximum(speed, 0)
+
+
+class Side(NamedTuple):
+    """Of single inputs: q, and the roots of q, E phi^2, E phi'^2 and |df/ds|^2."""
+
+    q: Values
+    sd: Values
+    size: Values
+    slope: Values
+    speed: Values
+
+
+def _near_one(units: Pair, one: Side, two: Side, slope: Array, plain: Array) -> Array:
+    """1 - rho' of near duplicates, which the difference ``plain`` would lose.
+
+    With the slope S(k) = dK'/dk at covariance k and k_1 = sqrt(q1 q2),
+
+        sqrt(V1 V2) - K' = [sqrt(V1 V2) - K'(k_1)] + integral of S from k to k_1.
+
+    The integral is (k_1 - k) times the mean of S at both ends. The bracket, over sqrt(V1 V2), is
+    |f(s_1) - f(s_2)|^2 / 2 for the unit vector f(s) = phi(s z) / sqrt(V) in the Gaussian L2 space,
+    hence |df/ds|^2 (s_1 - s_2)^2 / 2 with s = sqrt(q).
+    """
+    mean_slope = 0.5 * (slope + one.slope * two.slope)
+    path = safe_ratio(one.sd * two.sd * units.one_minus * mean_slope, one.size * two.size)
+    norms = 0.5 * (one.speed * two.speed) * (one.sd - two.sd) ** 2
+    near = jnp.finfo(plain.dtype).eps ** (1 / 3)
+    return jnp.where(units.one_minus < near, path + norms, plain)
 
 
 def gaussian_state(state: Any, layer: Layer) -> KernelState:

@@ -19,6 +19,8 @@ the others follow by Gaussian integrals.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -35,7 +37,7 @@ from bayleaf.infinite.activation import (
 )
 from bayleaf.infinite.arcs import arcsin, half_angle, root
 from bayleaf.infinite.piecewise import finite
-from bayleaf.infinite.state import KernelState, safe_ratio
+from bayleaf.infinite.state import KernelState, kept, safe_ratio
 
 
 class Erf(Activation):
@@ -55,28 +57,31 @@ class Erf(Activation):
 
     def cross(self, pair: Pair) -> Moments:
         """(2 / pi) arcsin(...), and (4 / pi) / sqrt(p1 p2 - 4 k^2)."""
-        _, angle, slope = self._angles(pair)
-        sign = jnp.where(pair.rho < 0, -1, 1)
-        return Moments(2 / jnp.pi * sign * angle, slope)
+        one, two = self._side(pair.q1), self._side(pair.q2)
+        below, slope = _angles(pair, one, two)
+        angle = jnp.maximum(one.root_angle**2 / 2 + two.root_angle**2 / 2 - below, 0)
+        return Moments(2 / jnp.pi * jnp.where(pair.rho < 0, -angle, angle), slope)
 
     def propagate(self, state: KernelState) -> KernelState:
         """As above, with 1 - |rho'| from the difference of angles itself."""
         state = gaussian_state(state, self)
         q1, q2 = bounded(state.q1), bounded(state.q2)
-        units = Pair(state.rho, state.one_minus, state.one_plus, state.side1(q1), state.side2(q2))
-        below, _, slope = self._angles(units)
-        angle1, angle2 = self._angle(q1), self._angle(q2)
-        half1, half2 = state.side1(root(angle1)), state.side2(root(angle2))
+        sides = kept((self._side(q1), self._side(q2)))
+        one = ErfSide(*(state.side1(x) for x in sides[0]))
+        two = ErfSide(*(state.side2(x) for x in sides[1]))
+        units = Pair(state.rho, state.one_minus, state.one_plus, one.q, two.q)
+        below, slope = _angles(units, one, two)
         # sqrt(A1 A2) - A = (A1 + A2) / 2 - A - (sqrt(A1) - sqrt(A2))^2 / 2.
-        gap = jnp.maximum(below - 0.5 * (half1 - half2) ** 2, 0)
-        gap = jnp.where((half1 == 0) | (half2 == 0), 1, safe_ratio(gap, half1 * half2))
+        gap = jnp.maximum(below - 0.5 * (one.root_angle - two.root_angle) ** 2, 0)
+        size = one.root_angle * two.root_angle
+        gap = jnp.where(size == 0, 1, safe_ratio(gap, size))
         is_acute = state.one_minus <= state.one_plus
         return state.with_correlation(
             jnp.where(is_acute, gap, 2 - gap),
             jnp.where(is_acute, 2 - gap, gap),
             ntk=state.unscaled(state.ntk) * slope,
-            var1=2 / jnp.pi * angle1,
-            var2=2 / jnp.pi * angle2,
+            var1=2 / jnp.pi * sides[0].root_angle ** 2,
+            var2=2 / jnp.pi * sides[1].root_angle ** 2,
             exponent1=jnp.zeros_like(state.exponent1),
             exponent2=jnp.zeros_like(state.exponent2),
             is_gaussian=False,
@@ -90,27 +95,48 @@ class Erf(Activation):
         large = jnp.pi / 2 - half_angle(jnp.where(is_small, 1, 1 / (1 + 2 * q)))
         return jnp.where(is_small, arcsin(jnp.where(is_small, z, 0)), large)
 
-    def _angles(self, pair: Pair) -> tuple[Values, Values, Values]:
-        """B - A, A and E phi' phi', for A = arcsin(2 |k| / sqrt(p1 p2)), B = (A1 + A2) / 2.
+    def _side(self, q: Values) -> ErfSide:
+        angle = self._angle(q)
+        p = 1 + 2 * q
+        return ErfSide(
+            q,
+            2 * q / p,
+            root(2 * q / p),
+            1 / p,
+            jnp.sin(angle / 2),
+            jnp.cos(angle / 2),
+            root(angle),
+        )
 
-        sin^2 B - sin^2 A = sin^2((A1 - A2) / 2) + z1 z2 (1 - rho^2) with z = 2 q / p, and the left
-        side is sin(B - A) sin(B + A): no difference of near numbers is left.
-        """
-        determinant = pair.one_minus * pair.one_plus
-        p1, p2 = 1 + 2 * pair.q1, 1 + 2 * pair.q2
-        z1, z2 = 2 * pair.q1 / p1, 2 * pair.q2 / p2
-        sine = jnp.minimum(jnp.abs(pair.rho) * (root(z1) * root(z2)), 1)
-        # 1 - z1 z2 rho^2 = 1 - z1 z2 + z1 z2 d, and 1 - z1 z2 = (1 + 2 q1 + 2 q2) / (p1 p2).
-        open_ = (1 / p1) / p2 + z1 / p2 + z2 / p1
-        squared = open_ + (z1 * z2) * determinant
-        cosine = jnp.sqrt(squared)
-        a1, a2 = self._angle(pair.q1), self._angle(pair.q2)
-        sin_b = jnp.sin(a1 / 2) * jnp.cos(a2 / 2) + jnp.cos(a1 / 2) * jnp.sin(a2 / 2)
-        cos_b = jnp.cos(a1 / 2) * jnp.cos(a2 / 2) - jnp.sin(a1 / 2) * jnp.sin(a2 / 2)
-        product = jnp.sin((a1 - a2) / 2) ** 2 + z1 * z2 * determinant
-        below = arcsin(jnp.minimum(safe_ratio(product, sine * cos_b + cosine * sin_b), 1))
-        slope = 4 / jnp.pi / (jnp.sqrt(p1) * jnp.sqrt(p2) * cosine)
-        return below, jnp.maximum(0.5 * (a1 + a2) - below, 0), slope
+
+class ErfSide(NamedTuple):
+    """Of single inputs: q, z = 2 q / p, its root, 1 / p, sin and cos of A / 2, sqrt(A)."""
+
+    q: Values
+    z: Values
+    root_z: Values
+    over_p: Values
+    sin: Values
+    cos: Values
+    root_angle: Values
+
+
+def _angles(pair: Pair, one: ErfSide, two: ErfSide) -> tuple[Values, Values]:
+    """B - A and E phi' phi', for A = arcsin(2 |k| / sqrt(p1 p2)) and B = (A1 + A2) / 2.
+
+    sin^2 B - sin^2 A = sin^2((A1 - A2) / 2) + z1 z2 (1 - rho^2), and the left side is
+    sin(B - A) sin(B + A): no difference of near numbers is left.
+    """
+    shape = one.z * two.z * (pair.one_minus * pair.one_plus)
+    sine = jnp.minimum(jnp.abs(pair.rho) * (one.root_z * two.root_z), 1)
+    # 1 - z1 z2 rho^2, where 1 - z1 z2 = (1 + 2 q1 + 2 q2) / (p1 p2).
+    cosine = jnp.sqrt(one.over_p * two.over_p + one.z * two.over_p + two.z * one.over_p + shape)
+    sin_b = one.sin * two.cos + one.cos * two.sin
+    cos_b = one.cos * two.cos - one.sin * two.sin
+    product = (one.sin * two.cos - one.cos * two.sin) ** 2 + shape
+    below = arcsin(jnp.minimum(safe_ratio(product, sine * cos_b + cosine * sin_b), 1))
+    slope = 4 / jnp.pi * jnp.sqrt(one.over_p) * jnp.sqrt(two.over_p) / cosine
+    return below, slope
 
 
 class Gelu(Activation):

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import collections
 import functools
+import math
+import os
 from typing import Any
 
 import equinox as eqx
@@ -100,6 +102,7 @@ class Layer(eqx.Module):
         """
         a, b, id1, id2 = checked_inputs(x1, x2)
         names = checked_names(get)
+        check_size(self, a, b)
         values, report = evaluate(self, a, None if x2 is None else b, id1, id2, names)
         if not isinstance(report.error, Tracer):
             report.judge(names)
@@ -214,6 +217,28 @@ def checked_names(get: str | tuple[str, ...]) -> tuple[str, ...]:
 def named_tuple(names: tuple[str, ...]) -> Any:
     """The class of a result with these fields."""
     return collections.namedtuple("Kernels", names)
+
+
+def check_size(net: Layer, x1: Array, x2: Array) -> None:
+    """Refuse what the memory of this machine cannot hold, before it tries."""
+    positions = math.prod(x1.shape[1:-1]) ** (2 if net.mixes_positions else 1)
+    needed = 4.0 * x1.shape[0] * x2.shape[0] * positions * x1.dtype.itemsize
+    if needed > host_memory():
+        raise bad_argument(
+            "x1, x2",
+            f"{x1.shape[0]} and {x2.shape[0]} inputs, which take {needed / 1e9:.3g} GB",
+            f"at most the {host_memory() / 1e9:.3g} GB of this machine",
+            "Use bl.infinite.kernel_matrix(net, x1, x2), which works in tiles and can write to a "
+            "file.",
+        )
+
+
+def host_memory() -> float:
+    """Bytes of main memory; infinite where the system does not tell."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES")) * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return math.inf
 
 
 def checked_inputs(
