@@ -24,6 +24,7 @@ from bayleaf.mcmc.reference import StudentReference, TiltedPrior, laplace_refere
 from bayleaf.mcmc.single_site import SingleSiteGibbs, SingleSiteMetropolis
 from bayleaf.mcmc.slice import HitAndRunSlice, Slice
 from bayleaf.mcmc.swendsen_wang import SwendsenWang
+from bayleaf.mcmc.tempered_partitions import TemperedSwendsenWang
 
 __all__ = [
     "HMC",
@@ -53,6 +54,7 @@ __all__ = [
     "Slice",
     "StudentReference",
     "SwendsenWang",
+    "TemperedSwendsenWang",
     "TiltedPrior",
     "Tuner",
     "from_blackjax",

@@ -17,6 +17,7 @@ from bayleaf.partitions.likelihoods import (
     NormalMean,
 )
 from bayleaf.partitions.priors import PartitionPrior, ProductPrior
+from bayleaf.partitions.tempering import Powered
 from bayleaf.types import Count, Flag, Key, Scalar
 
 
@@ -42,6 +43,7 @@ class PartitionSwept(NamedTuple):
 def has_machine_code(prior: PartitionPrior, likelihood: CollapsedLikelihood | None) -> bool:
     """Whether the machine code knows the likelihood, and the prior is a product."""
     known = NormalMean | NormalInverseWishart | DirichletMultinomial | None
+    likelihood = likelihood.likelihood if isinstance(likelihood, Powered) else likelihood
     return isinstance(prior, ProductPrior) and isinstance(likelihood, known)
 
 
@@ -82,6 +84,9 @@ def written_down(likelihood: CollapsedLikelihood | None, dtype: Any) -> tuple[in
     """A likelihood for `bayleaf.partitions.machine.marginals`: kind, dimension, numbers."""
     from bayleaf.partitions.machine import marginals
 
+    power = jnp.ones((), dtype)
+    if isinstance(likelihood, Powered):
+        likelihood, power = likelihood.likelihood, likelihood.power
     match likelihood:
         case NormalMean(variance=variance, prior_variance=prior, shift=shift):
             kind, dim, parts = marginals.NORMAL, shift.size, [variance, prior, shift]
@@ -94,7 +99,7 @@ def written_down(likelihood: CollapsedLikelihood | None, dtype: Any) -> tuple[in
             kind, dim, parts = marginals.HISTOGRAM, concentration.size, [concentration]
         case _:
             kind, dim, parts = marginals.NONE, 0, [jnp.zeros(0, dtype)]
-    return kind, dim, jnp.concatenate(parts).astype(dtype)
+    return kind, dim, jnp.concatenate([*parts, power[None]]).astype(dtype)
 
 
 @functools.cache

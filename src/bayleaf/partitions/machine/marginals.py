@@ -1,7 +1,8 @@
 """Log marginal likelihoods of clusters in machine code: the formulas of `bayleaf.partitions`.
 
 ``kind`` says which; ``numbers`` holds its parameters, as the function ``written_down`` of
-`bayleaf.partitions.machine.collapsed_calls` writes them. What depends on the size of the cluster
+`bayleaf.partitions.machine.collapsed_calls` writes them, and last the power of the likelihood, 1
+where it is not tempered. What depends on the size of the cluster
 alone is worked out once for each size and kept in ``by_size``, which begins as NaN.
 """
 
@@ -88,7 +89,13 @@ def wishart(numbers, dim, m, total, room):
 
 @formula
 def log_marginal(kind, numbers, dim, m, total, room, by_size):
-    """Log p of a cluster of m sites whose statistics add up to ``total``."""
+    """Log p of a cluster of m sites whose statistics add up to ``total``, times the power."""
+    return numbers[numbers.size - 1] * untempered(kind, numbers, dim, m, total, room, by_size)
+
+
+@formula
+def untempered(kind, numbers, dim, m, total, room, by_size):
+    """The log of the marginal likelihood itself."""
     if kind == NONE:
         return 0.0
     if kind == HISTOGRAM:
@@ -116,14 +123,15 @@ def log_joined(kind, numbers, dim, m, totals, j, value, size, more, room, both, 
     Of histograms only bins that the newcomers fill change.
     """
     if kind == HISTOGRAM:
-        prior, added = 0.0, 0.0
+        prior, added, gain = 0.0, 0.0, 0.0
         for b in range(dim):
             a, x = numbers[b] + totals[j, b], more[b]
             prior += a
             added += x
             if x != 0:
-                value += math.lgamma(a + x) - math.lgamma(a)
-        return value + math.lgamma(prior) - math.lgamma(prior + added)
+                gain += math.lgamma(a + x) - math.lgamma(a)
+        gain += math.lgamma(prior) - math.lgamma(prior + added)
+        return value + numbers[numbers.size - 1] * gain
     for s in range(both.size):
         both[s] = totals[j, s] + more[s]
     return log_marginal(kind, numbers, dim, m + size, both, room, by_size)
