@@ -33,6 +33,7 @@ ROOMS = [
     "gan",
     "tour",
     "sklearn",
+    "predict",
     "cli",
     "__main__",
 ]
@@ -54,7 +55,7 @@ OPTIONAL = {
     "skimage",
     "xarray",
 }
-FREE_TO_USE_EXTRAS = {"tour", "sklearn"}
+FREE_TO_USE_EXTRAS = {"tour", "sklearn", "predict"}
 
 
 def imports(source: str, module: str, *, is_package: bool = False) -> set[str]:

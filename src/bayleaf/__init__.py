@@ -10,7 +10,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayleaf import constraints, errors, gp, infinite, mcmc, montecarlo, partitions, variational
+    from bayleaf import (
+        constraints,
+        errors,
+        gp,
+        infinite,
+        mcmc,
+        montecarlo,
+        partitions,
+        sklearn,
+        variational,
+    )
     from bayleaf.gaussian import Gaussian
     from bayleaf.run.results import Run
     from bayleaf.run.runner import sample
@@ -36,6 +46,7 @@ __all__ = [
     "partitions",
     "sample",
     "segment",
+    "sklearn",
     "variational",
 ]
 
@@ -56,6 +67,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "partitions": ("bayleaf.partitions", None),
     "sample": ("bayleaf.run.runner", "sample"),
     "segment": ("bayleaf.segmentation", "segment"),
+    "sklearn": ("bayleaf.sklearn", None),
     "variational": ("bayleaf.variational", None),
 }
 

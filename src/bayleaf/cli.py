@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_tour(commands)
     add_sample(commands)
     add_segment(commands)
+    add_predict(commands)
     return parser
 
 
@@ -141,7 +142,7 @@ def add_segment(commands: Any) -> None:
     )
     options.add_argument("--mask", type=Path, metavar="IMAGE", help="leave out what is black here")
     options.add_argument(
-        "--superpixels", type=count, metavar="N", help="default: one for 250 pixels, at most 600"
+        "--superpixels", type=count, metavar="N", help="default: one for 160 pixels, at most 600"
     )
     options.add_argument(
         "--beta", type=strength, default=2.0, metavar="B", help="more: fewer segments (default: 2)"
@@ -153,6 +154,39 @@ def add_segment(commands: Any) -> None:
     options.add_argument("--no-texture", action="store_true", help="segments differ by colour only")
     options.add_argument("--quiet", action="store_true", help="no progress bar")
     options.set_defaults(command=run_segment)
+
+
+def add_predict(commands: Any) -> None:
+    """The options of ``bayleaf predict``."""
+    about = "predict a column of a table, with calibrated uncertainty"
+    options = commands.add_parser(
+        "predict",
+        help=about,
+        description=about[0].upper() + about[1:] + ". Writes predictions.csv and index.html.",
+    )
+    options.add_argument("train", type=Path, metavar="TRAIN.csv", help="the rows to learn from")
+    options.add_argument("--target", required=True, metavar="COLUMN", help="what to predict")
+    options.add_argument(
+        "--test", type=Path, metavar="TEST.csv", help="rows to predict; default: those held out"
+    )
+    options.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path("bayleaf-predict"),
+        metavar="DIR",
+        help="folder for the files (default: %(default)s)",
+    )
+    options.add_argument(
+        "--level", type=float, default=0.9, metavar="P", help="of intervals (default: 0.9)"
+    )
+    options.add_argument("--task", choices=["auto", "regression", "classification"], default="auto")
+    options.add_argument(
+        "--max-rows", type=count, default=1500, metavar="N", help="use so many (default: 1500)"
+    )
+    options.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    options.add_argument("--quiet", action="store_true", help="no progress bar")
+    options.set_defaults(command=run_predict)
 
 
 def count(text: str) -> int:
@@ -238,6 +272,17 @@ def run_segment(options: argparse.Namespace) -> int:
         return command.run(settings)
     except command.UnusableFile as error:
         raise UsageError(str(error)) from error
+
+
+def run_predict(options: argparse.Namespace) -> int:
+    """``bayleaf predict``."""
+    for module in ("pandas", "matplotlib", "jinja2"):
+        if importlib.util.find_spec(module) is None:
+            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), "tour")
+    from bayleaf.predict import command
+
+    names = ("train", "target", "test", "out", "level", "task", "max_rows", "seed", "quiet")
+    return command.run(command.Settings(**{name: getattr(options, name) for name in names}))
 
 
 def split_source(source: str) -> tuple[Path, str]:

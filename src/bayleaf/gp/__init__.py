@@ -6,7 +6,14 @@ from bayleaf.gp.classification import class_probabilities, class_targets
 from bayleaf.gp.conjugate_gradient import ConjugateGradient
 from bayleaf.gp.dot_product import Linear, Polynomial
 from bayleaf.gp.dynamics import Ensemble, Flow, TrainedEnsemble
-from bayleaf.gp.hyperparameters import Fit, fit, parameters, target, with_parameters
+from bayleaf.gp.hyperparameters import (
+    Fit,
+    LogNormalPrior,
+    fit,
+    parameters,
+    target,
+    with_parameters,
+)
 from bayleaf.gp.kernel import Constant, Kernel, Product, Scaled, Sum, White
 from bayleaf.gp.leave_one_out import leave_one_out
 from bayleaf.gp.networks import NNGP, NTK
@@ -33,6 +40,7 @@ __all__ = [
     "GaussianProcess",
     "Kernel",
     "Linear",
+    "LogNormalPrior",
     "Matern12",
     "Matern32",
     "Matern52",

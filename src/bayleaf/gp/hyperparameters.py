@@ -246,3 +246,33 @@ def _constraints(values: Parameters) -> Constraints:
 
 def _finite(value: Scalar) -> float:
     return float(value) if bool(jnp.isfinite(value)) else -np.inf
+
+
+class LogNormalPrior(eqx.Module):
+    """Independent log-normal priors around the hyper-parameters of a process.
+
+    A weak one, ``spread = 1`` (a factor e either way), keeps hyper-parameters that the data say
+    nothing about from running to zero or infinity, which the marginal likelihood allows. The mean
+    is left flat.
+    """
+
+    centre: Parameters
+    spread: float = eqx.field(static=True, default=1.0)
+
+    @classmethod
+    def around(cls, process: GaussianProcess, spread: float = 1.0) -> LogNormalPrior:
+        """With the medians that the hyper-parameters of ``process`` have now."""
+        if not spread > 0:
+            raise bad_argument("spread", spread, "a number > 0")
+        values = parameters(process)
+        positive = {n: v for n, v in values.items() if n != "mean_function" and np.all(v > 0)}
+        return cls(positive, spread)
+
+    def __call__(self, values: Parameters) -> Scalar:
+        """The log density in the logarithms, up to a constant."""
+        gaps = [
+            jnp.sum(jnp.log(values[name] / centre) ** 2)
+            for name, centre in self.centre.items()
+            if name in values
+        ]
+        return -0.5 / self.spread**2 * sum(gaps, jnp.zeros(()))

@@ -1,0 +1,1 @@
+"""``bayleaf predict``: a table in, calibrated predictions and a page out."""
