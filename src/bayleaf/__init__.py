@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bayleaf.segmentation import Segmentation, segment
     from bayleaf.targets import Target, likelihoods, networks
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "Gaussian",
