@@ -86,7 +86,7 @@ class Activation(Layer):
         """phi(x)."""
         return self(x)
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """K' and Theta' from the moments; 1 - rho' in its own way where rho is near 1."""
         state = gaussian_state(state, self)
         q1, q2 = bounded(state.q1), bounded(state.q2)

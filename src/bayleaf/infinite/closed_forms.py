@@ -62,7 +62,7 @@ class Erf(Activation):
         angle = jnp.maximum(one.root_angle**2 / 2 + two.root_angle**2 / 2 - below, 0)
         return Moments(2 / jnp.pi * jnp.where(pair.rho < 0, -angle, angle), slope)
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """As above, with 1 - |rho'| from the difference of angles itself."""
         state = gaussian_state(state, self)
         q1, q2 = bounded(state.q1), bounded(state.q2)

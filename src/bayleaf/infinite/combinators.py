@@ -203,12 +203,12 @@ def _at(state: KernelState, exponent1: Array, exponent2: Array) -> KernelState:
     )
 
 
-def serial(*layers: Layer) -> Serial:
+def serial(*layers: Any) -> Serial:
     """The layers one after the other, a network."""
     return Serial(_checked(layers, "serial"))
 
 
-def parallel(*layers: Layer) -> Parallel:
+def parallel(*layers: Any) -> Parallel:
     """The layers side by side, one for each branch."""
     return Parallel(_checked(layers, "parallel"))
 

@@ -17,7 +17,7 @@ parameterisation); Huang, Du & Xu, IJCAI 2021 (orthogonal weights have the same 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -60,8 +60,8 @@ class Dense(Layer):
         *,
         weight_std: ArrayLike = 1.0,
         bias_std: ArrayLike | None = None,
-        parameterization: Literal["ntk", "standard"] = "ntk",
-        start: Literal["gaussian", "orthogonal"] = "gaussian",
+        parameterization: str = "ntk",
+        start: str = "gaussian",
     ):
         self.width = positive_int(width, "width")
         self.weight_std = deviation(weight_std, "weight_std")
@@ -99,7 +99,7 @@ class Dense(Layer):
         """The width in place of the number of inputs."""
         return (*example_shape(input_shape)[:-1], self.width)
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """K' = sw^2 K + sb^2, and Theta' by the head of the module."""
         before = one_state(state, self)
         after = linear(before, self.weight_std, self.bias_std)
@@ -134,7 +134,7 @@ class Dropout(Layer):
         keep = jnp.asarray(self.keep_probability, x.dtype)
         return jnp.where(jax.random.bernoulli(key, keep, x.shape), x / keep, 0)
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """1 - rho' = 1 - keep + keep (1 - rho), but for an input with itself."""
         state = one_state(state, self)
         keep = jnp.asarray(self.keep_probability, state.var1.dtype)
@@ -165,7 +165,7 @@ class LayerNorm(Layer):
         variance = jnp.mean(centred**2, axis=-1, keepdims=True)
         return centred * jax.lax.rsqrt(variance + jnp.asarray(self.epsilon, x.dtype))
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """All variances become 1; correlations stay."""
         state = one_state(state, self)
         if not state.is_gaussian:

@@ -59,7 +59,7 @@ class ABRelu(Activation):
         value = 0.5 * (one_plus - one_minus) * (self._norm / 2) * pair.size
         return Moments(value, slope)
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """As above, without leaving the scale of the state."""
         state = gaussian_state(state, self)
         one_minus, one_plus, slope = self._angles(state.one_minus, state.one_plus)
@@ -135,7 +135,7 @@ class Sign(Activation):
         value = jnp.where(pair.size > 0, value, 0)
         return Moments(value, jnp.zeros_like(value))
 
-    def propagate(self, state: KernelState) -> KernelState:
+    def propagate(self, state: Any) -> KernelState:
         """1 - rho' = 2 theta / pi."""
         state = gaussian_state(state, self)
         share = 2 / jnp.pi * half_angle(jnp.minimum(state.one_minus, state.one_plus))

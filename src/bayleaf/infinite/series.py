@@ -24,7 +24,7 @@ Source: Mehler (1866); Daniely, Frostig & Singer, NeurIPS 2016 (dual activations
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -57,7 +57,7 @@ class Elementwise(Activation):
     num_terms: int = eqx.field(static=True)
     parity: int | None = eqx.field(static=True)
 
-    def __init__(self, function: Callable[[Array], Array], num_terms: int = 64):
+    def __init__(self, function: Any, num_terms: int = 64):
         self.function = frozen_function(function, "function")
         self.num_terms = positive_int(num_terms, "num_terms")
         self.parity = _parity(self.function)

@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bayleaf.infinite.arcs import root
 from bayleaf.types import Scalar
 
-Pairs = Float[Array, "n1 n2 ..."]
+Pairs = Float[Array, "..."]  # [n1, n2, *space] or [n1, n2, *space, *space]
 Side1 = Float[Array, "n1 ..."]
 Side2 = Float[Array, "n2 ..."]
 
