@@ -8,8 +8,26 @@ from bayleaf.infinite.activation import Activation
 from bayleaf.infinite.closed_forms import Cos, Erf, Exp, Gaussian, Gelu, Rbf, Sin
 from bayleaf.infinite.combinators import FanInSum, FanOut, parallel, serial
 from bayleaf.infinite.dense import Dense, Dropout, Identity, LayerNorm
+from bayleaf.infinite.drift import Drift, ntk_drift
+from bayleaf.infinite.empirical import (
+    NTKPlan,
+    empirical_nngp,
+    empirical_ntk,
+    ntk_plan,
+    ntk_vector_product,
+)
+from bayleaf.infinite.from_module import from_module
 from bayleaf.infinite.kernel_matrix import kernel_matrix
 from bayleaf.infinite.layer import Layer
+from bayleaf.infinite.linearised import Linearised, linearise
+from bayleaf.infinite.mean_field import FixedPoint, MeanField, NoFixedPointError, Status
+from bayleaf.infinite.mean_field_moments import PiecewiseLinear, SmoothActivation
+from bayleaf.infinite.mean_field_phase import (
+    NoCriticalLineError,
+    critical_weight_std,
+    phase_diagram,
+)
+from bayleaf.infinite.mean_field_simulate import Simulation, simulate
 from bayleaf.infinite.piecewise import ABRelu, Abs, LeakyRelu, Relu, Sign
 from bayleaf.infinite.series import Elementwise, Polynomial
 from bayleaf.infinite.spatial import Conv
@@ -34,12 +52,14 @@ __all__ = [
     "Conv",
     "Cos",
     "Dense",
+    "Drift",
     "Dropout",
     "Elementwise",
     "Erf",
     "Exp",
     "FanInSum",
     "FanOut",
+    "FixedPoint",
     "Flatten",
     "Gaussian",
     "Gelu",
@@ -50,15 +70,34 @@ __all__ = [
     "Layer",
     "LayerNorm",
     "LeakyRelu",
+    "Linearised",
     "MaxPool",
+    "MeanField",
+    "NTKPlan",
+    "NoCriticalLineError",
+    "NoFixedPointError",
+    "PiecewiseLinear",
     "Polynomial",
     "Rbf",
     "Relu",
     "SelfAttention",
     "Sign",
+    "Simulation",
     "Sin",
+    "SmoothActivation",
+    "Status",
     "SumPool",
+    "critical_weight_std",
+    "empirical_nngp",
+    "empirical_ntk",
+    "from_module",
     "kernel_matrix",
+    "linearise",
+    "ntk_drift",
+    "ntk_plan",
+    "ntk_vector_product",
     "parallel",
+    "phase_diagram",
     "serial",
+    "simulate",
 ]

@@ -38,6 +38,7 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 from bayleaf.errors import bad_argument
+from bayleaf.infinite.piecewise import ABRelu
 from bayleaf.trees import Frozen, frozen_function
 from bayleaf.types import Scalar
 
@@ -249,9 +250,11 @@ _KNOWN = {
 
 
 def as_activation(activation: Any) -> SmoothActivation | PiecewiseLinear:
-    """The activation with its moments: JAX's kinked functions are known, others must be smooth."""
+    """The activation with its moments; known kinked ones, and others that must be smooth."""
     if isinstance(activation, SmoothActivation | PiecewiseLinear):
         return activation
+    if isinstance(activation, ABRelu):
+        return PiecewiseLinear((0.0,), (activation.negative, activation.positive))
     try:
         known = _KNOWN.get(activation)
     except TypeError:
