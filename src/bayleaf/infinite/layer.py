@@ -31,6 +31,7 @@ from bayleaf.errors import BayleafError, bad_argument, warn
 from bayleaf.infinite.arcs import root
 from bayleaf.infinite.inputs import input_state
 from bayleaf.infinite.state import KernelState, safe_ratio
+from bayleaf.infinite.tiles import by_tiles, tile_entries
 from bayleaf.types import Flag, Key, Scalar
 
 NAMES = ("nngp", "ntk", "correlation", "relative_ntk")
@@ -156,6 +157,29 @@ def evaluate(
     names: tuple[str, ...],
 ) -> tuple[list[Array], Report]:
     """The kernels by name, and what may be wrong with them."""
+
+    def kernels(a: Array, b: Array | None, label1: Any, label2: Any) -> Any:
+        state = final_state(net, a, b, label1, label2)
+        largest = jnp.maximum(jnp.max(state.q1, initial=0), jnp.max(state.q2, initial=0))
+        return [named_kernel(state, name) for name in names], (largest, state.error)
+
+    entries = tile_entries(x1, net.mixes_positions)
+    values, (largest, error) = by_tiles(kernels, x1, x2, id1, id2, entries)
+    finite_inputs = jnp.all(jnp.isfinite(x1))
+    if x2 is not None:
+        finite_inputs = finite_inputs & jnp.all(jnp.isfinite(x2))
+    is_relative = all(name in ("correlation", "relative_ntk") for name in names)
+    finite_outputs = jnp.isfinite(largest) | is_relative
+    if "ntk" in names:
+        # The tangent kernel can end before the variances do: in the chaotic phase.
+        finite_outputs = finite_outputs & jnp.isfinite(jnp.max(values[names.index("ntk")]))
+    return values, Report(finite_inputs, finite_outputs, error)
+
+
+def final_state(
+    net: Layer, x1: Array, x2: Array | None, id1: Array | None, id2: Array | None
+) -> KernelState:
+    """The state after all layers of a network with one output, without positions."""
     state = output_state(net, x1, x2, id1, id2)
     if not isinstance(state, KernelState):
         raise bad_argument("net", "several outputs", "one output", "End with FanInSum().")
@@ -166,17 +190,7 @@ def evaluate(
             "one covariance for each pair of inputs",
             "End with Flatten() or GlobalAvgPool(), or use net.state(x1, x2).",
         )
-    values = [named_kernel(state, name) for name in names]
-    finite_inputs = jnp.all(jnp.isfinite(x1))
-    if x2 is not None:
-        finite_inputs = finite_inputs & jnp.all(jnp.isfinite(x2))
-    is_relative = all(name in ("correlation", "relative_ntk") for name in names)
-    largest = jnp.maximum(jnp.max(state.q1, initial=0), jnp.max(state.q2, initial=0))
-    finite_outputs = jnp.isfinite(largest) | is_relative
-    if "ntk" in names:
-        # The tangent kernel can end before the variances do: in the chaotic phase.
-        finite_outputs = finite_outputs & jnp.isfinite(jnp.max(values[names.index("ntk")]))
-    return values, Report(finite_inputs, finite_outputs, state.error)
+    return state
 
 
 @eqx.filter_jit
@@ -185,7 +199,7 @@ def evaluate_diagonal(net: Layer, x: Array, names: tuple[str, ...]) -> list[Arra
     label = jnp.zeros(1, jnp.int32)
 
     def one(point: Array) -> list[Array]:
-        state = output_state(net, point[None], None, label, label)
+        state = final_state(net, point[None], None, label, label)
         return [named_kernel(state, name).reshape(()) for name in names]
 
     return jax.vmap(one)(x)

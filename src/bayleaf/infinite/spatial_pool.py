@@ -33,6 +33,7 @@ from bayleaf.infinite.spatial_windows import (
     checked_window,
     pair_axes,
     places,
+    sum_of,
     windows,
 )
 from bayleaf.infinite.state import KernelState, Listing, Pairs, kept, safe_ratio
@@ -122,7 +123,7 @@ class AvgPool(Layer):
         """Sums over windows, divided."""
         self.output_shape(x.shape[1:])
         for axis, window in enumerate(self.windows):
-            x = _sum_of(window.pieces(x, 1 + axis))
+            x = sum_of(window.pieces(x, 1 + axis))
         return x / self.divisor
 
     def output_shape(self, input_shape: Any) -> tuple[int, ...]:
@@ -146,8 +147,8 @@ class AvgPool(Layer):
         covariance, ntk = state.scaled_nngp, state.ntk
         for axis, window in enumerate(self.windows):
             for side in pair_axes(state, axis):
-                covariance = _sum_of(window.pieces(covariance, side))
-                ntk = _sum_of(window.pieces(ntk, side))
+                covariance = sum_of(window.pieces(covariance, side))
+                ntk = sum_of(window.pieces(ntk, side))
         scale = 1 / self.divisor**2
         after = state.evolve(shape=shape, ntk=scale * ntk)
         return with_covariance(after, scale * covariance).normalised()
@@ -319,7 +320,3 @@ def _shares(var: Array) -> tuple[Array, Array]:
     """The sum of variances over positions, and the root of each one's share of it."""
     total = jnp.sum(var.reshape(var.shape[0], -1), axis=1)
     return total, safe_ratio(root(var), root(total).reshape(-1, *(1,) * (var.ndim - 1)))
-
-
-def _sum_of(pieces: list[Array]) -> Array:
-    return sum(pieces[1:], start=pieces[0])

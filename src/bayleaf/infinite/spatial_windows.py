@@ -124,3 +124,8 @@ def pair_axes(state: KernelState, axis: int) -> tuple[int, ...]:
     if state.is_full:
         return lead + axis, lead + state.num_space + axis
     return (lead + axis,)
+
+
+def sum_of(pieces: list[Array]) -> Array:
+    """Their sum."""
+    return sum(pieces[1:], start=pieces[0])
