@@ -23,7 +23,7 @@ import numpy as np
 
 from bayleaf import __version__
 from bayleaf.errors import BayleafError, SamplingWarning
-from bayleaf.segmentation.images import picture, skimage
+from bayleaf.segmentation.images import picture
 from bayleaf.segmentation.pictures import in_mean_colours, uncertainty
 from bayleaf.segmentation.result import Segmentation
 from bayleaf.segmentation.segment import segment
@@ -98,9 +98,9 @@ def read(path: Path) -> np.ndarray:
     if not path.is_file():
         raise UnusableFile(f"there is no file {path}.")
     try:
-        image = np.asarray(skimage("io").imread(path))
-    except BayleafError:
-        raise
+        from imageio.v3 import imread  # from its bytes, since it leaves files open on errors
+
+        image = np.asarray(imread(path.read_bytes(), extension=path.suffix or None))
     except Exception as error:  # each format of images has errors of its own
         raise UnusableFile(f"{path} is not an image that can be read: {error}") from error
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] > 4):

@@ -35,6 +35,8 @@ from bayleaf.segmentation.superpixels import centres, site_means
 LAGS = (1, 3)
 LEAST_COLOUR, LEAST_TEXTURE = 2.0, 0.05  # differences that nobody would call a border
 TEXTURE_NOISE = 1.5  # shared sums make neighbours too alike for a measure of noise
+OWN_SHARE = 0.3  # of a super-pixel's own sums, where all neighbours together have at most 1
+SOME = 5.0  # pairs of pixels
 MEDIAN_OF_SQUARES = 0.91  # of differences of two standard normal numbers: 2 x 0.455
 
 
@@ -101,10 +103,10 @@ def sharing(
     gaps = ((colour[first] - colour[second]) ** 2 / noise).sum(axis=1)
     weights = lengths * np.exp(-gaps / 4)
     total = np.bincount(first, lengths, number) + np.bincount(second, lengths, number)
-    own = np.where(total > 0, 0.3 * total, 1.0)
     sites = np.arange(number)
     rows, columns = np.r_[first, second, sites], np.r_[second, first, sites]
-    return sparse.csr_array((np.r_[weights, weights, own], (rows, columns)), (number, number))
+    shares = np.r_[weights / total[first], weights / total[second], np.full(number, OWN_SHARE)]
+    return sparse.csr_array((shares, (rows, columns)), (number, number))
 
 
 def textures(light: np.ndarray, regions: np.ndarray, share: sparse.csr_array) -> np.ndarray:
@@ -120,7 +122,9 @@ def textures(light: np.ndarray, regions: np.ndarray, share: sparse.csr_array) ->
             squares = (light[here] - light[there])[is_within] ** 2
             total = share @ np.bincount(site, squares, number)
             pairs = share @ np.bincount(site, minlength=number).astype(float)
-            logs[row, axis] = 0.5 * np.log1p(total / np.where(pairs > 0, pairs, 1))
+            # A super-pixel of few pairs says little of itself: it gets some of the whole image's.
+            mean = squares.mean() if squares.size else 0.0
+            logs[row, axis] = 0.5 * np.log1p((total + SOME * mean) / (pairs + SOME))
     rough = logs[-1].mean(axis=0)
     fine = logs[0].mean(axis=0) - rough
     ways = logs[0, :-1] - logs[0, -1]

@@ -15,7 +15,6 @@ segment by hundreds of nats; what keeps segments together is here the couplings'
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -24,19 +23,17 @@ from bayleaf.errors import bad_argument
 from bayleaf.partitions.graphs import Graph
 from bayleaf.partitions.likelihoods import CollapsedLikelihood, NormalInverseWishart
 from bayleaf.partitions.model import PartitionModel
-from bayleaf.partitions.priors import PartitionPrior, SizePower
+from bayleaf.partitions.priors import SizePower
 from bayleaf.segmentation.features import Features
 
 PRICE = 5.0  # of a segment, in nats
-
-Likelihood = str | CollapsedLikelihood | Callable[[Features], CollapsedLikelihood]
 
 
 def segmentation_model(
     features: Features,
     *,
-    prior: PartitionPrior | None,
-    likelihood: Likelihood,
+    prior: Any,
+    likelihood: Any,
     beta: Any,
     max_segments: int,
 ) -> PartitionModel:
@@ -96,12 +93,13 @@ def padded(
     return np.concatenate([edges, edges[again]]), np.concatenate([coupling, np.zeros(more)])
 
 
-def as_likelihood(likelihood: Likelihood, features: Features) -> CollapsedLikelihood:
+def as_likelihood(likelihood: Any, features: Features) -> CollapsedLikelihood:
     """The likelihood of the super-pixels."""
     if isinstance(likelihood, CollapsedLikelihood):
         return likelihood
     if callable(likelihood):
-        return likelihood(features)
+        made: Any = likelihood(features)
+        return made
     if likelihood != "normal":
         raise bad_argument(
             "likelihood",

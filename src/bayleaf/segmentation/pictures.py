@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,7 @@ INK = "#222222"
 STYLE = {"font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "text.color": INK}
 
 
-def overlay(shown: np.ndarray, labels: np.ndarray, color: Sequence[float]) -> np.ndarray:
+def overlay(shown: np.ndarray, labels: np.ndarray, color: Any) -> np.ndarray:
     """The image with borders drawn along the inner sides of the segments, RGB, uint8."""
     image = np.clip(shown, 0, 1).copy()
     is_border = skimage("segmentation").find_boundaries(labels, mode="inner")

@@ -156,7 +156,7 @@ class Segmentation:
         """For each pixel, the entropy in nats of `probabilities`: 0 where its segment is sure."""
         return self._spread(entr(self.probabilities).sum(axis=1))
 
-    def coclustering(self, i: Sequence[int], j: Sequence[int]) -> float:
+    def coclustering(self, i: Any, j: Any) -> float:
         """The probability that two pixels are in the same segment.
 
         Args:
@@ -178,7 +178,7 @@ class Segmentation:
         best = point_estimate(self.run.draws[chain], max_draws=200).labels
         return self._spread(best + self.start_label)
 
-    def overlay(self, *, color: Sequence[float] = (1.0, 0.85, 0.0)) -> np.ndarray:
+    def overlay(self, *, color: Any = (1.0, 0.85, 0.0)) -> np.ndarray:
         """The image with the borders of the segments drawn in, RGB, uint8."""
         from bayleaf.segmentation.pictures import overlay
 
@@ -199,7 +199,7 @@ class Segmentation:
         zero = np.zeros((), values.dtype)
         return np.where(self.mask, values[np.maximum(self.features.regions, 0)], zero)
 
-    def _site(self, pixel: Sequence[int], name: str) -> int:
+    def _site(self, pixel: Any, name: str) -> int:
         place = np.asarray(pixel)
         if place.shape != (len(self.shape),) or place.dtype.kind not in "iu":
             raise bad_argument(name, str(pixel), f"{len(self.shape)} integers, a pixel")

@@ -13,16 +13,15 @@ from bayleaf.errors import SamplingWarning, bad_argument, warn
 from bayleaf.mcmc.generalised_swendsen_wang import Decoupled, GeneralisedSwendsenWang
 from bayleaf.partitions.arguments import whole
 from bayleaf.partitions.coclustering import point_estimate
-from bayleaf.partitions.priors import PartitionPrior
+from bayleaf.run.arguments import check_settings
 from bayleaf.run.runner import sample
 from bayleaf.segmentation.agreement import disagreements
 from bayleaf.segmentation.features import features
 from bayleaf.segmentation.images import Picture, picture
-from bayleaf.segmentation.model import Likelihood, segmentation_model
+from bayleaf.segmentation.model import segmentation_model
 from bayleaf.segmentation.result import Segmentation
 from bayleaf.segmentation.starts import starts
 from bayleaf.segmentation.superpixels import checked_sites, superpixels
-from bayleaf.types import Key
 
 DRAWS_COMPARED = 200  # for the point estimate; twice as many take four times as long
 
@@ -33,13 +32,13 @@ def segment(
     channel_axis: int | None = -1,
     mask: Any = None,
     spacing: Any = None,
-    start_label: int = 1,
+    start_label: Any = 1,
     sites: Any = "slic",
     num_superpixels: int | None = None,
     compactness: float | None = None,
     texture: bool = True,
-    prior: PartitionPrior | None = None,
-    likelihood: Likelihood = "normal",
+    prior: Any = None,
+    likelihood: Any = "normal",
     beta: Any = 2.0,
     max_segments: int = 100,
     bonds: Any = None,
@@ -47,7 +46,7 @@ def segment(
     num_chains: int = 4,
     num_draws: int = 250,
     num_warmup: int = 250,
-    key: Key | None = None,
+    key: Any = None,
     progress: bool = True,
 ) -> Segmentation:
     r"""Divide an image into segments, and say how sure that is.
@@ -67,7 +66,7 @@ def segment(
         start_label: the first label, at least 1 since 0 stands for what is outside.
         sites: ``"slic"``, or a super-pixel's number for each pixel, integers of the shape of the
             image.
-        num_superpixels: how many SLIC is to make; by default one for 250 pixels, from 100 to 600.
+        num_superpixels: how many SLIC is to make; by default one for 160 pixels, from 100 to 600.
         compactness: of SLIC's super-pixels, in units of lightness (0 to 100); by default the
             larger of 10 and 2.5 times the noise of the image.
         texture: whether textures tell segments apart, or colours only.
@@ -102,6 +101,8 @@ def segment(
     image_ = picture(image, channel_axis=channel_axis, mask=mask, spacing=spacing)
     check(start_label, num_superpixels, compactness)
     whole(max_segments, "max_segments")
+    key = jax.random.key(0) if key is None else key
+    check_settings(num_draws, num_warmup, num_chains, key, None, None)
     if isinstance(sites, str) and sites == "slic":
         number = default_number(image_) if num_superpixels is None else num_superpixels
         flat = max(10.0, 2.5 * noise_level(image_)) if compactness is None else compactness
@@ -113,7 +114,6 @@ def segment(
         found, prior=prior, likelihood=likelihood, beta=beta, max_segments=max_segments
     )
     kernel = GeneralisedSwendsenWang(Decoupled(0.5) if bonds is None else bonds, split_merges=3)
-    key = jax.random.key(0) if key is None else key
     seed = int(jax.random.bits(key))
     with warnings.catch_warnings():
         # Labels of super-pixels by number mean nothing to the caller: see `disagreements`.
@@ -145,8 +145,8 @@ def segment(
 
 
 def default_number(image: Picture) -> int:
-    """One super-pixel for 250 pixels, within bounds."""
-    return int(np.clip(image.mask.sum() // 250, 100, 600))
+    """One super-pixel for 160 pixels, within bounds."""
+    return int(np.clip(image.mask.sum() // 160, 100, 600))
 
 
 def noise_level(image: Picture) -> float:
