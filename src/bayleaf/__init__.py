@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         mcmc,
         montecarlo,
         partitions,
-        sklearn,
         variational,
     )
     from bayleaf.gaussian import Gaussian
@@ -46,7 +45,6 @@ __all__ = [
     "partitions",
     "sample",
     "segment",
-    "sklearn",
     "variational",
 ]
 

@@ -46,12 +46,12 @@ def class_probabilities(
     """The probability that each output is the largest, of independent Gaussians of one variance."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
     share = jnp.asarray(weights / weights.sum(), mean.dtype)
-    z = jnp.asarray(nodes, mean.dtype)
+    z = jnp.asarray(nodes, mean.dtype)[None, None, None]
     scale = jnp.sqrt(jnp.maximum(variance, jnp.finfo(mean.dtype).tiny))
     gap = (mean[:, :, None] - mean[:, None, :]) / scale[:, None, None]
     log_below = jax.scipy.stats.norm.logcdf(gap[..., None] + z)
     # A class is not compared with itself.
     itself = jnp.eye(mean.shape[1], dtype=bool)[None, :, :, None]
     total = jnp.sum(jnp.where(itself, 0, log_below), axis=2)
-    log_share = jax.nn.logsumexp(total + jnp.log(share), axis=2)
+    log_share = jax.nn.logsumexp(total + jnp.log(share)[None, None], axis=2)
     return jax.nn.softmax(log_share, axis=1)  # the rest of the quadrature's error

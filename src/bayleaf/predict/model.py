@@ -108,10 +108,15 @@ def quantile(left_out: Any, outputs: np.ndarray, level: float) -> float:
 def spread(left_out: Any, indicators: np.ndarray) -> float:
     """The factor of the spread with the least log loss on rows that were left out."""
     truth = indicators.argmax(axis=1)
+    num, size = indicators.shape
+    # As if one row more had been wrong (Platt's targets): no row wrong must not mean certainty.
+    slip = 1 / (num + 2)
+    wanted = np.full((num, size), slip / (size - 1))
+    wanted[np.arange(num), truth] = 1 - slip
     losses = []
     for factor in SPREADS:
         shares = np.asarray(gp.class_probabilities(left_out.mean, factor**2 * left_out.variance))
-        losses.append(-np.mean(np.log(shares[np.arange(len(truth)), truth] + 1e-12)))
+        losses.append(-np.sum(wanted * np.log(shares + 1e-12)))
     return float(SPREADS[int(np.argmin(losses))])
 
 

@@ -118,6 +118,9 @@ def classes(check: Check, y: np.ndarray, labels: list[str]) -> tuple[list[Any], 
     share = check.mean[np.arange(len(truth)), truth]
     base = np.bincount(truth, minlength=len(labels)).max() / len(truth)
     low, high = stats.binomtest(int(right.sum()), len(right)).proportion_ci(0.95)
+    confidence = check.mean.max(axis=1).mean()
+    verdict = "too sure" if confidence > high else "not sure enough"
+    verdict = "as it should be" if low <= confidence <= high else verdict
     facts = [
         (
             "right on held-out rows",
@@ -125,7 +128,7 @@ def classes(check: Check, y: np.ndarray, labels: list[str]) -> tuple[list[Any], 
             f"{base:.1%} by always naming the most frequent class",
         ),
         ("mean log loss on held-out rows", f"{-np.mean(np.log(share + 1e-12)):.3f}"),
-        ("mean confidence", f"{check.mean.max(axis=1).mean():.1%}, to be compared with the first"),
+        ("mean probability of the predicted class", f"{confidence:.1%}, which is {verdict}"),
     ]
     return facts, [
         picture_of_calibration(check.mean.max(axis=1), right),
