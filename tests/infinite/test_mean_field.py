@@ -12,6 +12,7 @@ import pytest
 from scipy import integrate, stats
 
 from bayleaf.errors import BayleafError
+from bayleaf.infinite import Erf, Relu
 from bayleaf.infinite import mean_field_moments as moments
 from bayleaf.infinite.mean_field import MeanField, NoFixedPointError, Status
 from bayleaf.infinite.mean_field_phase import (
@@ -96,6 +97,16 @@ def test_relu_has_the_arc_cosine_map():
     np.testing.assert_allclose(
         point.chi_2, sw2 * (np.pi - np.arccos(float(point.c))) / (2 * np.pi), rtol=1e-13
     )
+
+
+def test_layers_are_activations_too():
+    """ReLU by name, and the closed forms of Erf by their function."""
+    settings = {"weight_std": 1.1, "bias_std": 0.3}
+    assert moments.as_activation(Relu()) == moments.relu
+    layer = MeanField(Erf(), **settings).fixed_point()
+    function = MeanField(jax.lax.erf, **settings).fixed_point()
+    np.testing.assert_allclose([layer.q, layer.chi_1], [function.q, function.chi_1], rtol=1e-13)
+    np.testing.assert_allclose(layer.chi_1, 1.1**2 * Erf().slope_moment(layer.q), rtol=1e-12)
 
 
 def conditional_mean_of_hard_tanh(mean, sd):

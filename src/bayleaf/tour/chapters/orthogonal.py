@@ -96,7 +96,7 @@ def run(quick: bool) -> Result:
     widest = {start: results[start, WIDTHS[-1]][0].mean(axis=0) for start in STARTS}
     comparisons = []
     for start in STARTS:
-        gap = np.linalg.norm(widest[start] - exact) / np.linalg.norm(exact)
+        gap = float(np.linalg.norm(widest[start] - exact) / np.linalg.norm(exact))
         comparisons.append(
             checks.Comparison(
                 f"{LABELS[start]} start: mean kernel of width 288 against the infinite one",
