@@ -130,12 +130,12 @@ def _angles(pair: Pair, one: ErfSide, two: ErfSide) -> tuple[Values, Values]:
     shape = one.z * two.z * (pair.one_minus * pair.one_plus)
     sine = jnp.minimum(jnp.abs(pair.rho) * (one.root_z * two.root_z), 1)
     # 1 - z1 z2 rho^2, where 1 - z1 z2 = (1 + 2 q1 + 2 q2) / (p1 p2).
-    cosine = jnp.sqrt(one.over_p * two.over_p + one.z * two.over_p + two.z * one.over_p + shape)
+    cosine = jnp.sqrt(one.over_p * two.over_p + (one.z * two.over_p + two.z * one.over_p) + shape)
     sin_b = one.sin * two.cos + one.cos * two.sin
     cos_b = one.cos * two.cos - one.sin * two.sin
     product = (one.sin * two.cos - one.cos * two.sin) ** 2 + shape
     below = arcsin(jnp.minimum(safe_ratio(product, sine * cos_b + cosine * sin_b), 1))
-    slope = 4 / jnp.pi * jnp.sqrt(one.over_p) * jnp.sqrt(two.over_p) / cosine
+    slope = 4 / jnp.pi * (jnp.sqrt(one.over_p) * jnp.sqrt(two.over_p)) / cosine
     return below, slope
 
 

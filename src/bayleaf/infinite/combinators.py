@@ -23,6 +23,8 @@ from bayleaf.infinite.layer import Layer
 from bayleaf.infinite.state import KernelState, mix, safe_ratio, two_to
 from bayleaf.types import Key
 
+MOST_FUSED = 12  # layers
+
 
 class Serial(Layer):
     """One layer after the other."""
@@ -52,7 +54,10 @@ class Serial(Layer):
 
     def propagate(self, state: Any) -> Any:
         """Each layer on the state after the one before."""
-        for layer in self.layers:
+        for i, layer in enumerate(self.layers):
+            # One fused loop over pairs is best, up to where its compile time explodes.
+            if i % MOST_FUSED == MOST_FUSED - 1 and isinstance(state, KernelState):
+                state = state.stored()
             state = layer.propagate(state)
         return state
 
@@ -157,10 +162,14 @@ class FanInSum(Layer):
         total = state[0]
         for branch in state[1:]:
             total = add(total, branch)
-        return total.evolve(
-            is_gaussian=all(branch.is_gaussian for branch in state),
-            is_fresh=all(branch.is_fresh for branch in state),
-        ).normalised()
+        return (
+            total.evolve(
+                is_gaussian=all(branch.is_gaussian for branch in state),
+                is_fresh=all(branch.is_fresh for branch in state),
+            )
+            .normalised()
+            .stored()
+        )
 
 
 def add(a: KernelState, b: KernelState) -> KernelState:
@@ -197,7 +206,7 @@ def _at(state: KernelState, exponent1: Array, exponent2: Array) -> KernelState:
     return state.evolve(
         var1=state.var1 * column1 * column1,
         var2=state.var2 * column2 * column2,
-        ntk=state.ntk * state.side1(half1) * state.side2(half2),
+        ntk=state.ntk * (state.side1(half1) * state.side2(half2)),
         exponent1=exponent1,
         exponent2=exponent2,
     )

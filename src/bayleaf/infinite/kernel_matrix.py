@@ -40,7 +40,7 @@ def kernel_matrix(
     x2: ArrayLike | None = None,
     *,
     get: str | tuple[str, ...] = "nngp",
-    memory: float = 1e9,
+    memory: int | float = 1e9,
     mesh: Mesh | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -125,7 +125,7 @@ def _sharded(
 
 
 def _tile_shape(
-    net: Layer, x1: Array, x2: Array, memory: float, num_devices: int, is_symmetric: bool
+    net: Layer, x1: Array, x2: Array, memory: int | float, num_devices: int, is_symmetric: bool
 ) -> tuple[int, int]:
     """Rows and columns of a tile; rows are a multiple of the number of devices."""
     if not memory > 0:

@@ -105,7 +105,7 @@ class Layer(eqx.Module):
         names = checked_names(get)
         check_size(self, a, b)
         values, report = evaluate(self, a, None if x2 is None else b, id1, id2, names)
-        if not isinstance(report.error, Tracer):
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(report)):
             report.judge(names)
         return values[0] if isinstance(get, str) else named_tuple(names)(*values)
 
@@ -142,8 +142,8 @@ class Report(eqx.Module):
 
 def output_state(
     net: Layer, x1: Array, x2: Array | None, id1: Array | None, id2: Array | None
-) -> KernelState:
-    """The state after all layers; without ``x2`` that of ``x1`` with itself."""
+) -> Any:
+    """The state after all layers, or a tuple of them; without ``x2`` that of ``x1`` with itself."""
     return net.propagate(input_state(x1, x2, id1, id2, is_full=net.mixes_positions))
 
 

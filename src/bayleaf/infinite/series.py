@@ -141,8 +141,8 @@ class Polynomial(Activation):
 
 
 def mehler(
-    c1: Float[Array, "*batch term"],
-    c2: Float[Array, "*batch term"],
+    c1: Float[Array, "... term"],
+    c2: Float[Array, "... term"],
     rho: Values,
     parity: int | None,
 ) -> tuple[Values, Values]:

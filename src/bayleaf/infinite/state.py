@@ -33,7 +33,7 @@ from jaxtyping import Array, Bool, Float, Int
 from bayleaf.infinite.arcs import root
 from bayleaf.types import Scalar
 
-Pairs = Float[Array, "..."]  # [n1, n2, *space] or [n1, n2, *space, *space]
+Pairs = Float[Array, "..."]  # [n1, n2, *space], or of a list [pair, *space, *space]
 Side1 = Float[Array, "n1 ..."]
 Side2 = Float[Array, "n2 ..."]
 
@@ -111,7 +111,7 @@ class KernelState(eqx.Module):
     @property
     def scaled_nngp(self) -> Pairs:
         """K divided by ``2^((exponent1 + exponent2) / 2)``."""
-        return self.rho * self.side1(root(self.var1)) * self.side2(root(self.var2))
+        return self.rho * (self.side1(root(self.var1)) * self.side2(root(self.var2)))
 
     @property
     def nngp(self) -> Pairs:
@@ -154,9 +154,10 @@ class KernelState(eqx.Module):
         """``pairs`` times ``2^((exponent1 + exponent2) / 2)``."""
         half1 = two_to(self.exponent1 // 2, pairs.dtype)
         half2 = two_to(self.exponent2 // 2, pairs.dtype)
-        return pairs * self.side1(half1) * self.side2(half2)
+        # The product of both sides first, so that symmetric kernels are so to the last bit.
+        return pairs * (self.side1(half1) * self.side2(half2))
 
-    def is_same(self) -> Bool[Array, "n1 n2 ..."] | None:
+    def is_same(self) -> Bool[Array, "pair ..."] | None:
         """Where a unit is paired with itself, to broadcast with pairs; None if nowhere."""
         if self.id1 is None or self.id2 is None:
             return None
@@ -186,6 +187,11 @@ class KernelState(eqx.Module):
             one_plus = jnp.where(same, 2, one_plus)
         return self.evolve(one_minus=one_minus, one_plus=one_plus, **changes)
 
+    def stored(self) -> KernelState:
+        """The same moments, with what is known of pairs written to memory."""
+        one_minus, one_plus, ntk = kept((self.one_minus, self.one_plus, self.ntk))
+        return self.evolve(one_minus=one_minus, one_plus=one_plus, ntk=ntk)
+
     def normalised(self) -> KernelState:
         """The same moments with the largest variance of each input in [1/2, 2)."""
         sides = _split(self.var1, self.exponent1), _split(self.var2, self.exponent2)
@@ -195,7 +201,7 @@ class KernelState(eqx.Module):
             var2=var2,
             exponent1=exponent1,
             exponent2=exponent2,
-            ntk=self.ntk * self.side1(half1) * self.side2(half2),
+            ntk=self.ntk * (self.side1(half1) * self.side2(half2)),
         )
 
 
