@@ -55,7 +55,7 @@ def multiplied_out(f, params, x1, x2):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("max_bytes", [2**28, 3000])
+@pytest.mark.parametrize("max_bytes", [pytest.param(2**28, marks=pytest.mark.slow), 3000])
 def test_every_method_gives_the_published_kernels(method, max_bytes):
     options = {"method": method, "max_bytes": max_bytes}
     full = empirical_ntk(network, PARAMS, X2, X1, trace=False, **options)
@@ -151,6 +151,7 @@ def test_layers_are_found_where_they_are_and_only_there(name):
     np.testing.assert_allclose(traced, expected_trace, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_both_ways_of_many_positions_agree(monkeypatch):
     f, params, x, _ = CASES["convolution"]
     full = multiplied_out(f, params, x, x)

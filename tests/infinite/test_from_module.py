@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bayleaf.errors import BayleafError
-from bayleaf.infinite import Dense, Gelu, LayerNorm, Relu, serial
+from bayleaf.infinite import AvgPool, Conv, Dense, Flatten, Gelu, LayerNorm, Relu, serial
 from bayleaf.infinite.from_module import from_module
 
 X = np.asarray(jax.random.normal(jax.random.key(0), (4, 5)))
@@ -64,6 +64,37 @@ def test_other_laws_may_be_asked_for():
         Dense(8, weight_std=1.4, bias_std=0.3), LayerNorm(1e-5), Gelu(), Dense(1, weight_std=1.4)
     )
     same_kernels(got, by_hand)
+
+
+@pytest.mark.slow
+def test_convolutions_and_pooling():
+    module = eqx.nn.Sequential(
+        [
+            eqx.nn.Conv2d(2, 4, 3, padding=1, key=KEY),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.AvgPool2d(2, 2),
+            eqx.nn.Conv2d(4, 4, 2, use_bias=False, key=KEY),
+            eqx.nn.Lambda(jax.nn.relu),
+            eqx.nn.Lambda(jnp.ravel),
+            eqx.nn.Linear(16, 1, key=KEY),
+        ]
+    )
+    got = from_module(module, weight_std=1.4, bias_std=0.3, parameterization="ntk")
+    laws = {"weight_std": 1.4, "bias_std": 0.3}
+    by_hand = serial(
+        Conv(4, (3, 3), padding="SAME", **laws),
+        Relu(),
+        AvgPool((2, 2), strides=(2, 2)),
+        Conv(4, (2, 2), padding="VALID", weight_std=1.4),
+        Relu(),
+        Flatten(),
+        Dense(1, **laws),
+    )
+    images = np.asarray(jax.random.normal(jax.random.key(3), (3, 6, 6, 2)))
+    for name in ("nngp", "ntk"):
+        np.testing.assert_array_equal(
+            got.kernel(images, get=name), by_hand.kernel(images, get=name), err_msg=name
+        )
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,9 @@ def test_iteration_of_the_maps_ends_there():
     np.testing.assert_allclose([q, c], [point.q, point.c], rtol=1e-12)
 
 
-@pytest.mark.parametrize("activation", [jnp.tanh, jax.nn.hard_tanh])
+@pytest.mark.parametrize(
+    "activation", [jnp.tanh, pytest.param(jax.nn.hard_tanh, marks=pytest.mark.slow)]
+)
 def test_derivatives_are_implicit(activation):
     known = moments.as_activation(activation)
     rho, step = jnp.array([1.0, 1.0, 0.9]), 1e-5
