@@ -132,6 +132,7 @@ class Conv(Layer):
 
     def apply(self, params: Any, x: Any, key: Key | None = None) -> Array:
         """The convolution, with the scales of the parameterisation."""
+        x = jnp.asarray(x)
         self.output_shape(x.shape[1:])
         weight, bias = params["weight"], params.get("bias")
         is_ntk = self.parameterization == "ntk"

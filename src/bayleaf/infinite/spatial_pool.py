@@ -121,6 +121,7 @@ class AvgPool(Layer):
 
     def apply(self, params: Any, x: Any, key: Key | None = None) -> Array:
         """Sums over windows, divided."""
+        x = jnp.asarray(x)
         self.output_shape(x.shape[1:])
         for axis, window in enumerate(self.windows):
             x = sum_of(window.pieces(x, 1 + axis))
