@@ -18,8 +18,8 @@ draws come from fixed probabilities.
 A trained network is ``run.kernel.bonds.thaw().network``. For other data of the same kind,
 ``LearnedBonds(network)(key, model)`` are probabilities to be given as they are.
 
-Use it to find out what learning can give. On the data of `benchmarks/learned_bonds.py` it has not
-beaten the best single strength, which ``bonds="auto"`` finds.
+Training improves on the rule that it starts from; it has not beaten the best single strength, which
+``bonds="auto"`` finds, by more than the noise (``benchmarks/learned_bonds.py``).
 
 Sources: Barbu & Zhu (2005), IEEE Transactions on Pattern Analysis and Machine Intelligence 27, for
 bonds that learn from data; Wierstra et al. (2014), Journal of Machine Learning Research 15, section
