@@ -26,7 +26,7 @@ from bayleaf.errors import BayleafError, SamplingWarning
 from bayleaf.segmentation.images import picture
 from bayleaf.segmentation.pictures import in_mean_colours, uncertainty
 from bayleaf.segmentation.result import Segmentation
-from bayleaf.segmentation.segment import segment
+from bayleaf.segmentation.segmenting import segment
 
 MOST_LABELS = 2**16 - 1
 
@@ -100,7 +100,8 @@ def read(path: Path) -> np.ndarray:
     try:
         from imageio.v3 import imread  # from its bytes, since it leaves files open on errors
 
-        image = np.asarray(imread(path.read_bytes(), extension=path.suffix or None))
+        options: Any = {"extension": path.suffix or None}
+        image = np.asarray(imread(path.read_bytes(), **options))
     except Exception as error:  # each format of images has errors of its own
         raise UnusableFile(f"{path} is not an image that can be read: {error}") from error
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] > 4):

@@ -21,6 +21,7 @@ from bayleaf.tour.chapters import (
     phase_diagram,
     potts,
     rejection,
+    segmentation,
     sequential,
     slice,
     tempered,
@@ -44,6 +45,7 @@ CHAPTERS = (
     nuts.CHAPTER,
     ising.CHAPTER,
     potts.CHAPTER,
+    segmentation.CHAPTER,
     # Approximations of a simple form.
     laplace.CHAPTER,
     variational.CHAPTER,
