@@ -17,7 +17,7 @@ RNG = np.random.default_rng(0)
 X, NEW = RNG.standard_normal((6, 3)), RNG.standard_normal((4, 3))
 Y = RNG.standard_normal((6, 2))
 STD = {"weight_std": 1.4, "bias_std": 0.3}
-NET = serial(Dense(8, **STD), Erf(), Dense(8, **STD), Erf(), Dense(1, **STD))
+NET = serial(Dense(8, **STD), Erf(), Dense(1, **STD))
 ENSEMBLE = gp.TrainedEnsemble(NET, X, Y)
 K, THETA = (np.asarray(m) for m in NET.kernel(X, get=("nngp", "ntk")))
 K_NEW, THETA_NEW = (np.asarray(m) for m in NET.kernel(NEW, X, get=("nngp", "ntk")))
@@ -44,9 +44,7 @@ def test_training_the_read_out_ends_in_the_posterior_of_the_network():
     readout = gp.TrainedEnsemble(NET, X, Y, trained="readout").predict(NEW)
     posterior = gp.GaussianProcess(gp.NNGP(NET)).condition(X, Y)
     np.testing.assert_allclose(readout.mean, posterior.mean(NEW), rtol=1e-9)
-    np.testing.assert_allclose(
-        readout.covariance, posterior.covariance(NEW), rtol=1e-8, atol=1e-11
-    )
+    np.testing.assert_allclose(readout.covariance, posterior.covariance(NEW), rtol=1e-8, atol=1e-11)
     # The planted confusion: with the tangent kernel the spread is that of no posterior.
     tangent = gp.GaussianProcess(gp.NTK(NET)).condition(X, Y)
     spread = ENSEMBLE.predict(NEW).covariance
