@@ -111,8 +111,10 @@ def outputs(target: Any, is_classes: bool) -> tuple[np.ndarray, list[str] | None
             raise bad_argument("--target", f"{target.name}: not all are numbers", "numbers")
         return numbers, None
     names, index = np.unique(target.astype(str), return_inverse=True)
-    if not 2 <= len(names) <= 50:
-        raise bad_argument("--target", f"{len(names)} classes", "2 to 50", "Or --task regression.")
+    most = min(50, len(target) // 3)
+    if not 2 <= len(names) <= most:
+        got, try_ = f"{len(names)} classes in {len(target)} rows", "Or --task regression."
+        raise bad_argument("--target", got, f"2 to {most}", try_)
     return np.asarray(gp.class_targets(index, len(names))), list(names)
 
 
