@@ -143,7 +143,7 @@ def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path):
 
 
 def test_ids_are_unique_and_every_chapter_is_described():
-    assert len({c.id for c in CHAPTERS}) == len(CHAPTERS) == 26
+    assert len({c.id for c in CHAPTERS}) == len(CHAPTERS) == 27
     assert all(c.system and c.question.endswith("?") and c.data for c in CHAPTERS)
 
 

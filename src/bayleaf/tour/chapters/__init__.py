@@ -11,6 +11,7 @@ from bayleaf.tour.chapters import (
     infinite_width,
     ising,
     laplace,
+    learned_bonds,
     metropolis,
     mnist,
     neural_network,
@@ -45,6 +46,7 @@ CHAPTERS = (
     nuts.CHAPTER,
     ising.CHAPTER,
     potts.CHAPTER,
+    learned_bonds.CHAPTER,
     segmentation.CHAPTER,
     # Approximations of a simple form.
     laplace.CHAPTER,
