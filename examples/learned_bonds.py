@@ -28,7 +28,7 @@ if __name__ == "__main__":
             model,
             bl.mcmc.GeneralisedSwendsenWang(bonds),
             key=jax.random.key(0),
-            num_draws=500,
+            num_draws=2000,
             num_warmup=1000,
             progress=False,
         )
