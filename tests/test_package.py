@@ -14,7 +14,17 @@ import pytest
 import bayleaf as bl
 
 ROOT = Path(__file__).parents[1]
-PEERS = ["arviz", "blackjax", "h5netcdf", "matplotlib", "numba", "numpyro", "sklearn", "torch"]
+PEERS = [
+    "arviz",
+    "blackjax",
+    "h5netcdf",
+    "matplotlib",
+    "numba",
+    "numpyro",
+    "skimage",
+    "sklearn",
+    "torch",
+]
 PEERS += ["xarray"]
 
 
@@ -31,7 +41,7 @@ def fresh_python(code: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-ROOMS = ["mcmc", "montecarlo", "partitions", "variational"]
+ROOMS = ["gp", "infinite", "mcmc", "montecarlo", "partitions", "segmentation", "variational"]
 
 
 @pytest.mark.parametrize("package", ["bayleaf", *(f"bayleaf.{room}" for room in ROOMS)])

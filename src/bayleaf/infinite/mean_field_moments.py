@@ -34,7 +34,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.stats import norm
+from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from bayleaf.errors import bad_argument
@@ -181,8 +181,9 @@ class PiecewiseLinear(eqx.Module):
     def second_moment(self, q: Scalar) -> tuple[Scalar, Scalar]:
         """V(q), and dV/dq = D(q) + E phi phi'', where phi'' is a point mass at each kink."""
         kinks = jnp.asarray(self.kinks, q.dtype)
-        density = jnp.pad(norm.pdf(kinks / jnp.sqrt(q)), 1)
-        moment = jnp.pad(kinks / jnp.sqrt(q), 1) * density
+        z = jnp.pad(kinks / jnp.sqrt(q), 1)
+        density = jnp.pad(jnp.exp(-0.5 * z[1:-1] ** 2) / np.sqrt(2 * np.pi), 1)
+        moment = z * density
         mass = self.masses(q)
         first = -jnp.sqrt(q) * jnp.diff(density)
         second = q * (mass - jnp.diff(moment))
@@ -199,7 +200,7 @@ class PiecewiseLinear(eqx.Module):
 
     def masses(self, q: Scalar) -> Float[Array, "piece"]:
         """The probability of each piece. Infinite ends over sqrt(q) would have no derivative."""
-        below = norm.cdf(jnp.asarray(self.kinks, q.dtype) / jnp.sqrt(q))
+        below = ndtr(jnp.asarray(self.kinks, q.dtype) / jnp.sqrt(q))
         return jnp.diff(jnp.pad(below, 1, constant_values=(0, 1)))
 
     def at(self, q: Scalar) -> Correlated:

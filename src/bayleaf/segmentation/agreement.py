@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from arviz_stats.base import array_stats
 
 from bayleaf.partitions.coclustering import coclustering
 from bayleaf.run.results import Run
@@ -54,6 +53,8 @@ def rhat(series: np.ndarray) -> float:
         return 1.0
     if np.all(np.ptp(values, axis=1) == 0):
         return float("inf")  # each chain stands still, and elsewhere
+    from arviz_stats.base import array_stats
+
     result: Any = array_stats.rhat(values, chain_axis=0, draw_axis=1)
     return float(result)
 

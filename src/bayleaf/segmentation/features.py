@@ -23,14 +23,16 @@ Blake (2004), ACM Transactions on Graphics 23, on contrast relative to its mean.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy import sparse
 
 from bayleaf.partitions.graphs import Graph
 from bayleaf.segmentation.images import Picture
 from bayleaf.segmentation.superpixels import centres, site_means
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 LAGS = (1, 3)
 LEAST_COLOUR, LEAST_TEXTURE = 2.0, 0.05  # differences that nobody would call a border
@@ -98,6 +100,8 @@ def sharing(
     colour: np.ndarray, noise: np.ndarray, edges: np.ndarray, lengths: np.ndarray
 ) -> sparse.csr_array:
     """The weights by which super-pixels share sums of squares with neighbours of like colour."""
+    from scipy import sparse
+
     number = len(colour)
     first, second = edges[:, 0], edges[:, 1]
     gaps = ((colour[first] - colour[second]) ** 2 / noise).sum(axis=1)

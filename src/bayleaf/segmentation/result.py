@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import entr
 
 from bayleaf.errors import bad_argument
 from bayleaf.partitions.coclustering import coclustering, num_clusters, point_estimate
@@ -154,6 +153,8 @@ class Segmentation:
     @functools.cached_property
     def entropy(self) -> np.ndarray:
         """For each pixel, the entropy in nats of `probabilities`: 0 where its segment is sure."""
+        from scipy.special import entr
+
         return self._spread(entr(self.probabilities).sum(axis=1))
 
     def coclustering(self, i: Any, j: Any) -> float:

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from scipy import ndimage
 
 from bayleaf.errors import SamplingWarning, bad_argument, warn
 from bayleaf.mcmc.generalised_swendsen_wang import Decoupled, GeneralisedSwendsenWang
@@ -154,6 +153,8 @@ def noise_level(image: Picture) -> float:
 
     Of these the median is taken, which edges do not move; their variance is 6 times the noise's.
     """
+    from scipy import ndimage
+
     light = image.values[..., 0] if image.is_lab else image.values.mean(axis=-1)
     levels = [
         np.median(np.abs(ndimage.convolve1d(light, [1.0, -2.0, 1.0], axis=axis))[image.mask])

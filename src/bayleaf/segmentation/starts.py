@@ -17,8 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-from scipy.cluster import hierarchy
-from scipy.spatial import KDTree
 
 from bayleaf.partitions.model import PartitionModel
 from bayleaf.segmentation.features import Features
@@ -55,12 +53,16 @@ def best_of(cuts: list[np.ndarray], model: PartitionModel) -> np.ndarray:
 
 def ward_cuts(points: np.ndarray) -> list[np.ndarray]:
     """Labels of Ward's hierarchy of points [site, axis], cut into each number of `CUTS`."""
+    from scipy.cluster import hierarchy
+
     tree = hierarchy.ward(points)
     return [hierarchy.fcluster(tree, k, "maxclust") - 1 for k in CUTS]
 
 
 def tiles(places: np.ndarray, rng: np.random.Generator, most: int) -> np.ndarray:
     """Super-pixels by the nearest of some that were chosen at random."""
+    from scipy.spatial import KDTree
+
     chosen = rng.choice(
         len(places), min(max(len(places) // SITES_OF_A_TILE, 1), most), replace=False
     )
