@@ -1,15 +1,15 @@
-"""Settings of every test: float64, no silent broadcasting, shapes checked as annotated.
+"""Settings of every test: float64, no silent broadcasting.
 
-The import hook must be installed before any module of bayleaf is imported, so it stands first.
-
-Most of the time of a quick test goes into optimising a program that runs for milliseconds, so quick
-tests are compiled without most of XLA's optimisations; slow tests, whose programs run for long, are
-compiled as users have them. ``BAYLEAF_TEST_OPTIMISED=1`` compiles all of them so: CI does that on
-one of its Pythons, since an optimised program may round otherwise.
+Most of the time of a quick test goes into tracing and optimising a program that runs for
+milliseconds. So quick tests are compiled without most of XLA's optimisations (slow tests, whose
+programs run for long, as users have them), and annotated shapes are not checked.
+``BAYLEAF_TEST_THOROUGH=1`` does both: CI sets it on one of its Pythons, since an optimised program
+may round otherwise.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 
 import jax
@@ -23,9 +23,14 @@ from numpyro import distributions as _distributions  # noqa: F401
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-install_import_hook("bayleaf", "beartype.beartype")
+OPTIMISE_ALL = os.environ.get("BAYLEAF_TEST_THOROUGH") == "1"
+if OPTIMISE_ALL:
+    # Before any module of bayleaf is imported.
+    install_import_hook("bayleaf", "beartype.beartype")
 
-OPTIMISE_ALL = os.environ.get("BAYLEAF_TEST_OPTIMISED") == "1"
+# Programs that are kept for later calls are millions of objects, none of which is ever garbage:
+# looking through them all the time takes a tenth of the time of the tests.
+gc.set_threshold(200_000, 50, 100)
 
 
 @pytest.hookimpl(tryfirst=True)

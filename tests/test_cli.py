@@ -93,6 +93,7 @@ def test_sampling_a_function_writes_a_file_that_arviz_reads(
     np.testing.assert_allclose(mu.mean(axis=(0, 1)), 3.0, atol=0.7)
 
 
+@pytest.mark.slow
 def test_sampling_a_target_gives_the_draws_of_its_function(
     model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -23,6 +23,7 @@ def test_scikit_learn_accepts_them(estimator, check):
     check(estimator)
 
 
+@pytest.mark.slow
 def test_the_regressor_is_the_process_and_finds_hyper_parameters():
     rng = np.random.default_rng(0)
     x = rng.standard_normal((40, 2))
@@ -38,6 +39,7 @@ def test_the_regressor_is_the_process_and_finds_hyper_parameters():
     assert found.log_marginal_likelihood_ > fixed.log_marginal_likelihood_
 
 
+@pytest.mark.slow
 def test_the_classifier_tells_tumours_apart():
     x, y = load_breast_cancer(return_X_y=True)
     names = np.array(["malignant", "benign"])[y]

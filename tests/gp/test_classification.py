@@ -20,6 +20,7 @@ def test_targets_add_up_to_zero():
             gp.class_targets(bad, 3)
 
 
+@pytest.mark.slow
 def test_probabilities_are_those_of_being_the_largest():
     mean, variance = jnp.array([[0.3, -0.2, 0.1], [4.0, 0.0, -3.0]]), jnp.array([0.25, 1.0])
     got = gp.class_probabilities(mean, variance)

@@ -40,6 +40,7 @@ def test_at_the_data_training_ends_in_the_data():
     np.testing.assert_allclose(end.covariance, np.zeros((6, 6)), atol=1e-10)
 
 
+@pytest.mark.slow
 def test_training_the_read_out_ends_in_the_posterior_of_the_network():
     readout = gp.TrainedEnsemble(NET, X, Y, trained="readout").predict(NEW)
     posterior = gp.GaussianProcess(gp.NNGP(NET)).condition(X, Y)

@@ -63,6 +63,7 @@ def test_more_starts_never_find_less():
         gp.fit(bad, X, Y, fixed=["noise"])
 
 
+@pytest.mark.slow
 def test_the_weights_of_an_infinite_network_have_gradients():
     net = serial(Dense(1, bias_std=0.3), Relu(), Dense(1, bias_std=0.3))
     prior = gp.GaussianProcess(gp.NNGP(net), noise_std=0.3)
@@ -99,6 +100,7 @@ def test_nuts_finds_the_posterior_of_the_length_scale_that_quadrature_finds():
     assert_mean({"mean": draws, "square": draws**2}, expected)
 
 
+@pytest.mark.slow
 def test_elliptical_slices_classify_with_a_network_as_the_prior():
     net = serial(Dense(1, weight_std=2.0, bias_std=1.0), Relu(), Dense(1, weight_std=2.0))
     prior = gp.GaussianProcess(gp.NNGP(net), jitter=1e-6).gaussian(X)

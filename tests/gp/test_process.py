@@ -123,6 +123,7 @@ def test_draws_of_a_singular_posterior_need_no_jitter():
     np.testing.assert_allclose(draws, np.broadcast_to(Y, (5, 25)), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_plain_differentiation_in_both_modes_and_twice():
     residual = jnp.asarray(np.stack([Y, Y**2], axis=1))[:12]
     x = X[:12]
@@ -176,6 +177,7 @@ def test_conjugate_gradients_give_what_the_factor_gives():
         )
 
 
+@pytest.mark.slow
 def test_the_preconditioner_saves_steps():
     x = RNG.standard_normal((60, 2))
     extra = jnp.full(60, 1e-4)

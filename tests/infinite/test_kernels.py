@@ -139,6 +139,7 @@ def test_a_smooth_layer_before_a_kinked_one_keeps_near_duplicates_apart():
     assert worst_float32_error(net, x, near) < 1e-5
 
 
+@pytest.mark.slow
 def test_a_rounded_correlation_is_caught(monkeypatch):
     def rounded(unit1, unit2, id1=None, id2=None):
         rho = unit1 @ unit2.T

@@ -273,6 +273,7 @@ def test_what_has_no_fixed_point_is_named():
     assert np.all(np.isnan(points.c[1:]))
 
 
+@pytest.mark.slow
 def test_the_critical_line():
     bias_std = np.sqrt([0.0, 0.05, 0.3])
     found = critical_weight_std(jnp.tanh, bias_std=bias_std)

@@ -86,6 +86,7 @@ def winner(run):
     return int(run.kernel.bonds.thaw().winner)
 
 
+@pytest.mark.slow
 @needs_numba
 def test_the_better_rule_wins_on_either_side():
     """Clear cases: large pieces cost next to nothing, or never find a better place."""
@@ -166,6 +167,7 @@ def test_the_race_is_resumed_bit_for_bit_and_ends_with_warm_up(monkeypatch, tmp_
     assert int(more.sampler.tuning.watched.recent.size) > 0
 
 
+@pytest.mark.slow
 def test_warm_up_too_short_for_a_race_leaves_chance_to_choose():
     run = raced(model(DirichletProcess(0.7)), GeneralisedSwendsenWang("auto"), num_warmup=12)
     assert winner(run) == -1

@@ -138,6 +138,7 @@ def test_long_chains_agree_with_the_exact_posterior():
     assert_mean((draws - MEAN) ** 2, SD**2)
 
 
+@pytest.mark.slow
 def test_two_references_agree_on_poisson_counts():
     target = poisson_process()
     fast, info = sample(
@@ -216,6 +217,7 @@ def test_float32(kind):
         assert_mean(np.asarray(draws)[:, 100:], MEAN, mcse=1e-3)
 
 
+@pytest.mark.slow
 def test_pytrees_and_learning_the_reference():
     """Without a prior part warm-up finds a reference: here a skewed posterior on a tree."""
 

@@ -174,6 +174,7 @@ def test_the_engines_have_the_same_weights(name):
     )
 
 
+@pytest.mark.slow
 @needs_numba
 def test_the_engines_have_the_same_weights_for_each_likelihood_and_where_sizes_are_forbidden():
     rng = np.random.default_rng(5)
@@ -224,7 +225,8 @@ def test_steps_follow_the_exact_matrix(engine):
         assert_transitions(counts, kernel(table(own, -np.expm1(-COUPLINGS)), BONDS))
 
 
-@pytest.mark.parametrize("engine", [ENGINES[0], pytest.param("jax", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ENGINES)
 def test_splits_and_merges_leave_the_law_invariant(engine, monkeypatch):
     prior, log_g = PRIORS["Pitman-Yor"]
     own, p = model(prior), law(log_g)
@@ -268,6 +270,7 @@ def test_an_emptied_cluster_leaves_exactly_nothing_behind():
     assert (int(after.sizes[1]), float(after.log_marginals[1])) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_chains_through_the_runner_have_the_law():
     own, log_g = model(PRIORS["Pitman-Yor"][0]), PRIORS["Pitman-Yor"][1]
     run = bl.sample(
@@ -289,6 +292,7 @@ def test_chains_through_the_runner_have_the_law():
         assert_mean(pairs[..., upper[0], upper[1]], same[upper] + 0.08)
 
 
+@pytest.mark.slow
 def test_any_prior_and_any_likelihood_run_in_the_jax_engine_and_are_refused_by_the_other():
     def log_marginal(size, total):
         return -0.5 * jnp.log1p(size) - 0.5 * (total[1] - total[0] ** 2 / (1.0 + size))

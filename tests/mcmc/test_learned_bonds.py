@@ -151,6 +151,7 @@ def parts(run):
     return [*jax.tree.leaves(rule.network), rule.fixed]
 
 
+@pytest.mark.slow
 @needs_numba
 def test_training_is_resumed_bit_for_bit_and_ends_with_warm_up(monkeypatch, tmp_path):
     own = quarters(1.0, 0.0)

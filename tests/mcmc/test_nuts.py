@@ -348,6 +348,7 @@ def test_geweke():
     )
 
 
+@pytest.mark.slow
 def test_divergence_zero_density_and_nan_are_told_apart():
     start = jnp.full(2, 0.5)
 

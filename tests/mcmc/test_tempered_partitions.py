@@ -63,6 +63,7 @@ def test_the_tempered_model_has_the_tempered_law():
     np.testing.assert_allclose(tempered_law(log_g, 1.0), law(log_g), rtol=1e-12)
 
 
+@pytest.mark.slow
 @needs_numba
 def test_the_engines_have_the_same_weights_at_a_power():
     rng = np.random.default_rng(5)
@@ -150,6 +151,7 @@ def valleys():
     return own, tempered_law(log_g, 1.0, edges, couplings, data)
 
 
+@pytest.mark.slow
 @needs_numba
 def test_two_valleys_are_visited_by_their_weights_where_plain_sweeps_stay_in_one():
     own, p = valleys()

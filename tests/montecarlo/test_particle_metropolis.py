@@ -77,6 +77,7 @@ def test_few_particles_are_exact():
     assert_mean(stationary_shares(kernel), exact_shares())
 
 
+@pytest.mark.slow
 def test_estimating_the_current_point_anew_is_caught():
     """The planted bug that looks like a repair: fresh noise for the point where the chain is."""
 
