@@ -173,8 +173,16 @@ def test_tiles_make_the_same_matrix():
             tiled = jax.jit(by_tiles, static_argnums=(0, 5))(kernels, x, other, ids, ids, entries)
             np.testing.assert_array_equal(tiled[0][0], whole[0][0])
             assert tiled[1] == whole[1]
-    assert tile_entries(x, False) is None
     assert tile_entries(jnp.zeros((2, 200, 200, 3)), True) == 1
+
+
+def test_more_vectors_than_one_tile_holds():
+    x = jax.random.normal(jax.random.key(0), (600, 20))
+    net = serial(Dense(1, weight_std=1.4), Relu(), Dense(1, weight_std=1.4))
+    whole = net.kernel(x, get="ntk")
+    np.testing.assert_array_equal(whole, whole.T)
+    np.testing.assert_allclose(whole[:40, 570:], net.kernel(x[:40], x[570:], get="ntk"), rtol=1e-12)
+    np.testing.assert_allclose(jnp.diag(whole), net.diagonal(x, get="ntk"), rtol=1e-12)
 
 
 def test_near_duplicates_keep_their_digits_in_float32():

@@ -1,9 +1,9 @@
-"""Large kernels of images, tile by tile, so that what one layer leaves the next finds in the cache.
+"""Large kernels, tile by tile, so that what one layer leaves the next finds in the cache.
 
-A layer of a convolutional network passes several times over arrays with an entry for each pair of
-inputs and each position. From main memory each pass takes longer than the arithmetic; tiles of a
-fraction of the matrix make such networks about three times faster on CPUs, and bound the memory
-where positions mix. Of a symmetric matrix the lower half of the tiles is computed.
+A layer passes several times over arrays with an entry for each pair of inputs and, in networks on
+images, each position. From main memory each pass takes longer than the arithmetic; tiles of a
+fraction of the matrix make convolutional networks about three times faster on CPUs, and bound the
+memory where positions mix. Of a symmetric matrix the lower half of the tiles is computed.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 CACHED = 2**19  # bytes of one array of a tile: a few of them fit a core's cache
-HELD = 2**26  # the same where all pairs of positions are held, which no cache does
+VECTORS = 2**18  # pairs of a tile for vectors; smaller ones would spoil the matrix product
+HELD = 2**26  # bytes where all pairs of positions are held, which no cache does
 
 Kernels = Callable[[Array, Any, Any, Any], tuple[list[Array], Any]]
 
 
-def tile_entries(x: Array, mixes_positions: bool) -> int | None:
-    """How many pairs of inputs a tile may have; None for vectors, which need no tiles."""
+def tile_entries(x: Array, mixes_positions: bool) -> int:
+    """How many pairs of inputs a tile may have."""
     if x.ndim == 2:
-        return None
+        return VECTORS
     positions = math.prod(x.shape[1:-1])
     if mixes_positions:
         return max(HELD // (positions**2 * x.dtype.itemsize), 1)
@@ -39,7 +40,7 @@ def by_tiles(
     x2: Float[Array, "n2 *shape"] | None,
     id1: Int[Array, "n1"] | None,
     id2: Int[Array, "n2"] | None,
-    entries: int | None,
+    entries: int,
 ) -> tuple[list[Array], Any]:
     """``kernels(x1, x2, id1, id2)``, computed in tiles of at most ``entries`` pairs.
 
@@ -49,10 +50,10 @@ def by_tiles(
         x2: the inputs of side 2; None is ``x1`` again.
         id1: their labels, not negative.
         id2: likewise.
-        entries: None is one tile.
+        entries: at least 1.
     """
     n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
-    if entries is None or n1 * n2 <= entries:
+    if n1 * n2 <= entries:
         return kernels(x1, x2, id1, id2)
     side = math.isqrt(entries)
     num2 = -(-n2 // max(side, entries // n1)) if x2 is not None else -(-n1 // side)
