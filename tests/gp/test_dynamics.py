@@ -54,7 +54,11 @@ def test_training_the_read_out_ends_in_the_posterior_of_the_network():
 
 
 def test_a_flow_follows_gradient_descent_in_small_steps():
-    flow, start, start_new = gp.Flow(THETA), RNG.standard_normal((6, 2)), np.ones((4, 2))
+    flow, start, start_new = (
+        gp.Flow(THETA),
+        np.random.default_rng(4).standard_normal((6, 2)),
+        np.ones((4, 2)),
+    )
     step_size, num_steps = 1e-4 * float(flow.max_step_size), 20_000
 
     def step(carry, _):
