@@ -120,7 +120,7 @@ def target(
     return Target(
         Evidence(process, Frozen(log_prior, "log_prior")),
         init=values,
-        constrain=_constraints(values),
+        constrain=_constraints(values).prefix,
         data=(points, outputs),
     )
 
