@@ -39,6 +39,7 @@ from jaxtyping import Array, Float
 
 from bayleaf.errors import bad_argument
 from bayleaf.infinite.piecewise import ABRelu
+from bayleaf.infinite.quadrature import hermite_rows
 from bayleaf.trees import Frozen, frozen_function
 from bayleaf.types import Scalar
 
@@ -298,7 +299,5 @@ def rule(dtype: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Nodes z, weights of the normal law, and rows weights * h_n(z) for n < NUM_TERMS."""
     z = np.arange(-REACH, REACH + STEP / 2, STEP)
     weights = STEP * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    rows = [weights, weights * z]
-    for n in range(1, NUM_TERMS - 1):
-        rows.append((z * rows[-1] - np.sqrt(n) * rows[-2]) / np.sqrt(n + 1))
-    return z.astype(dtype), weights.astype(dtype), np.stack(rows).astype(dtype)
+    rows = hermite_rows(z, weights, NUM_TERMS)
+    return z.astype(dtype), weights.astype(dtype), rows.astype(dtype)

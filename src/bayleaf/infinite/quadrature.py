@@ -37,12 +37,16 @@ def rule() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def hermite(num_terms: int) -> np.ndarray:
     """``w_i h_n(z_i)`` as a matrix ``[node, term]``."""
-    z, weights = rule()
+    return hermite_rows(*rule(), num_terms).T
+
+
+def hermite_rows(z: np.ndarray, weights: np.ndarray, num_terms: int) -> np.ndarray:
+    """``w_i h_n(z_i)`` for any rule, ``[term, node]``."""
     rows = [weights, weights * z]
     for n in range(1, num_terms - 1):
         # On w h_n, which is bounded; h_n itself overflows far out.
         rows.append((z * rows[-1] - np.sqrt(n) * rows[-2]) / np.sqrt(n + 1))
-    return np.stack(rows[:num_terms], axis=1)
+    return np.stack(rows[:num_terms])
 
 
 def expectation(

@@ -101,9 +101,10 @@ class Elementwise(Activation):
         c = coefficients(self.function, q, self.num_terms)
         n = jnp.arange(self.num_terms, dtype=q.dtype).reshape((1,) * q.ndim + (-1,))
         inside = safe_ratio(jnp.sum(n * c * c, axis=-1), q)
-        rest = self.second_moment(q) - jnp.sum(c * c, axis=-1)
+        whole = self.second_moment(q)
+        rest = whole - jnp.sum(c * c, axis=-1)
         # Differences of round-off are no tails, and their roots would be large.
-        return c, _tail(rest, self.second_moment(q)), _tail(self.slope_moment(q) - inside, inside)
+        return c, _tail(rest, whole), _tail(self.slope_moment(q) - inside, inside)
 
 
 class Polynomial(Activation):

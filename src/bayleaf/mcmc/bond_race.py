@@ -43,7 +43,8 @@ BLOCK = 8
 """Sweeps of one rule before it is the next one's turn."""
 
 AUTO = (0.0, 0.25, 0.5, 1.0)
-"""The strengths of ``bonds="auto"``, from Gibbs sampling to Swendsen and Wang."""
+"""The strengths between which ``bonds="auto"`` finds the best and no ``bonds`` leaves chance to
+choose, from Gibbs sampling to Swendsen and Wang."""
 
 
 class Raced(eqx.Module):

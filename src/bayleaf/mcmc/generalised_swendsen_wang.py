@@ -34,7 +34,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from bayleaf.errors import bad_argument
-from bayleaf.mcmc.bond_race import Raced
+from bayleaf.mcmc.bond_race import AUTO, Raced
 from bayleaf.mcmc.kernel import Kernel, Tuner
 from bayleaf.partitions.bonds import Contrast, Decoupled, frozen_bonds, probabilities
 from bayleaf.partitions.collapsed import sweep
@@ -112,7 +112,7 @@ class GeneralisedSwendsenWang(Kernel):
             raise bad_argument("split_merges", split_merges, "a whole number, at least 0")
         self.split_merges = int(split_merges)
         if bonds is None:
-            bonds = Decoupled([0.0, 0.25, 0.5, 1.0])
+            bonds = Decoupled(AUTO)
         if isinstance(bonds, str):
             if bonds != "auto":
                 raise bad_argument("bonds", bonds, '"auto", numbers or a function')
