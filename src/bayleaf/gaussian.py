@@ -15,11 +15,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
 from bayleaf.linalg import cholesky, log_determinant, solve_lower
+from bayleaf.trees import is_traced
 from bayleaf.types import Key, Matrix, Scalar, Vector
 
 
@@ -53,7 +53,7 @@ class Gaussian(eqx.Module):
         deviations = _floating(scale, "scale")
         if deviations.ndim == 0:
             deviations = jnp.broadcast_to(deviations, np.shape(mean))
-        if not _is_traced(deviations) and not np.all(np.asarray(deviations) > 0):
+        if not is_traced(deviations) and not np.all(np.asarray(deviations) > 0):
             raise bad_argument("scale", str(np.asarray(deviations)), "numbers > 0")
         return cls._make(_mean(mean, deviations), deviations)
 
@@ -63,7 +63,7 @@ class Gaussian(eqx.Module):
         lower = _floating(factor, "factor")
         if lower.ndim != 2 or lower.shape[0] != lower.shape[1]:
             raise bad_argument("factor", f"shape {lower.shape}", "a square matrix")
-        if not _is_traced(lower):
+        if not is_traced(lower):
             values = np.asarray(lower)
             if np.any(np.triu(values, 1) != 0) or not np.all(np.diagonal(values) > 0):
                 raise bad_argument(
@@ -129,7 +129,3 @@ def _mean(mean: ArrayLike, factor: Array) -> Vector:
     if array.shape != factor.shape[:1]:
         raise bad_argument("mean", f"shape {array.shape}", f"shape {factor.shape[:1]} or a number")
     return array
-
-
-def _is_traced(x: Array) -> bool:
-    return isinstance(x, Tracer)

@@ -1,4 +1,4 @@
-"""Two small facts about pytrees: how a leaf is called, and what of a tree can be traced.
+"""Small facts about pytrees: how a leaf is called, and what of a tree can be or is traced.
 
 `leaf_names` turns tree paths into the names that a user would write (``sigma``,
 ``layers[0].weight``); every report about a parameter uses it. `Frozen` makes any callable or tree
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+from jax.core import Tracer
 
 from bayleaf.errors import bad_argument
 
@@ -50,6 +51,11 @@ def leaf_names(tree: Any) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
+
+
+def is_traced(tree: Any) -> bool:
+    """Whether some leaf has no value yet, inside a function that JAX transforms."""
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
 
 
 def as_arrays(tree: Any, argument: str) -> Any:

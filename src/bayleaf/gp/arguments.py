@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array
 
 from bayleaf.errors import bad_argument
 from bayleaf.gp.kernel import Numbers, strong
-
-
-def is_traced(tree: Any) -> bool:
-    """Whether a tree has values yet."""
-    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(tree))
+from bayleaf.trees import is_traced
 
 
 def nonnegative(value: Numbers, name: str) -> Array:

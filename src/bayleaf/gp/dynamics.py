@@ -38,9 +38,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from bayleaf.errors import bad_argument
-from bayleaf.gp.arguments import check_finite, check_outputs, is_traced
+from bayleaf.gp.arguments import check_finite, check_outputs
 from bayleaf.gp.kernel import Points, as_points
 from bayleaf.linalg import NotPositiveDefiniteError
+from bayleaf.trees import is_traced
 from bayleaf.types import Matrix, Scalar, Vector
 
 Outputs = Float[Array, "num *output"]

@@ -40,13 +40,13 @@ from bayleaf.gp.arguments import (
     available_memory,
     check_finite,
     check_outputs,
-    is_traced,
     nonnegative,
 )
 from bayleaf.gp.conditioned import Conditioned, ConditionedMean, unconditioned
 from bayleaf.gp.conjugate_gradient import warn_unsolved
 from bayleaf.gp.kernel import Numbers, Points, as_points, diagonal, strong
 from bayleaf.gp.solvers import Cholesky, Solver, add_diagonal, check_memory
+from bayleaf.trees import is_traced
 from bayleaf.types import Key, Matrix, Scalar, Vector
 
 BLOCK_BYTES = 2**27

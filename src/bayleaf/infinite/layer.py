@@ -24,7 +24,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike
 
 from bayleaf.errors import BayleafError, bad_argument, warn
@@ -32,6 +31,7 @@ from bayleaf.infinite.arcs import root
 from bayleaf.infinite.inputs import input_state
 from bayleaf.infinite.state import KernelState, safe_ratio
 from bayleaf.infinite.tiles import by_tiles, tile_entries
+from bayleaf.trees import is_traced
 from bayleaf.types import Flag, Key, Scalar
 
 NAMES = ("nngp", "ntk", "correlation", "relative_ntk")
@@ -105,7 +105,7 @@ class Layer(eqx.Module):
         names = checked_names(get)
         check_size(self, a, b)
         values, report = evaluate(self, a, None if x2 is None else b, id1, id2, names)
-        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(report)):
+        if not is_traced(report):
             report.judge(names)
         return values[0] if isinstance(get, str) else named_tuple(names)(*values)
 
