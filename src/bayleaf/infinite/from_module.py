@@ -20,28 +20,33 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from bayleaf import infinite
 from bayleaf.errors import bad_argument
+from bayleaf.infinite.closed_forms import Cos, Erf, Exp, Gelu, Sin
 from bayleaf.infinite.combinators import serial
 from bayleaf.infinite.dense import Dense, Dropout, LayerNorm
 from bayleaf.infinite.layer import Layer
+from bayleaf.infinite.piecewise import Abs, LeakyRelu, Relu, Sign
+from bayleaf.infinite.series import Elementwise
+from bayleaf.infinite.spatial import Conv
+from bayleaf.infinite.spatial_pool import AvgPool, Flatten, GlobalAvgPool
+from bayleaf.infinite.spatial_windows import Padding
 
 ACTIVATIONS: dict[Any, Callable[[], Layer]] = {
-    jax.nn.relu: lambda: infinite.Relu(),
-    jax.nn.leaky_relu: lambda: infinite.LeakyRelu(0.01),
-    jnp.abs: lambda: infinite.Abs(),
-    jax.lax.erf: lambda: infinite.Erf(),
-    jax.scipy.special.erf: lambda: infinite.Erf(),
-    jnp.sin: lambda: infinite.Sin(),
-    jnp.cos: lambda: infinite.Cos(),
-    jnp.exp: lambda: infinite.Exp(),
-    jnp.sign: lambda: infinite.Sign(),
+    jax.nn.relu: Relu,
+    jax.nn.leaky_relu: LeakyRelu,
+    jnp.abs: Abs,
+    jax.lax.erf: Erf,
+    jax.scipy.special.erf: Erf,
+    jnp.sin: Sin,
+    jnp.cos: Cos,
+    jnp.exp: Exp,
+    jnp.sign: Sign,
 }
 RESHAPING = (jnp.ravel,)
 
@@ -161,7 +166,7 @@ def read_function(function: Any, place: str) -> list[Layer]:
     if isinstance(function, eqx.Module):
         return read(function, place, Laws(None, None, "standard"))
     if any(function is known for known in RESHAPING):
-        return [spatial("Flatten", place)()]
+        return [Flatten()]
     for known, make in ACTIVATIONS.items():
         if function is known:
             return [make()]
@@ -169,12 +174,12 @@ def read_function(function: Any, place: str) -> list[Layer]:
     # JAX's gelu is an approximation by tanh unless it is asked not to be.
     exact = {"approximate": False}
     if is_partial and function.func is jax.nn.gelu and function.keywords == exact:
-        return [infinite.Gelu()]
+        return [Gelu()]
     if is_identity(function):
         return []
     if not is_elementwise(function):
         raise refusal(function, place, "a function that is not elementwise")
-    return [spatial("Elementwise", place)(function)]
+    return [Elementwise(function)]
 
 
 def is_identity(function: Any) -> bool:
@@ -201,14 +206,6 @@ def is_elementwise(function: Any) -> bool:
     return all(bool(jnp.allclose(a, b, rtol=tolerance, atol=tolerance)) for a, b in pairs)
 
 
-def spatial(name: str, place: str) -> Any:
-    """A class of `bayleaf.infinite` by name."""
-    found = getattr(infinite, name, None)
-    if found is None:
-        raise bad_argument(place, f"a need for {name}", "layers that bayleaf.infinite has")
-    return found
-
-
 def read_convolution(module: eqx.nn.Conv, place: str, laws: Laws) -> Layer:
     """A convolution with zero padding or without padding."""
     if isinstance(module, eqx.nn.ConvTranspose):
@@ -222,7 +219,7 @@ def read_convolution(module: eqx.nn.Conv, place: str, laws: Laws) -> Layer:
     num_inputs = module.in_channels
     for size in module.kernel_size:
         num_inputs *= size
-    return spatial("Conv", place)(
+    return Conv(
         module.out_channels,
         tuple(module.kernel_size),
         strides=tuple(module.stride),
@@ -231,7 +228,7 @@ def read_convolution(module: eqx.nn.Conv, place: str, laws: Laws) -> Layer:
     )
 
 
-def padding_name(module: eqx.nn.Conv, place: str, mode: str) -> str:
+def padding_name(module: eqx.nn.Conv, place: str, mode: str) -> Padding:
     """``VALID``, ``SAME`` or ``CIRCULAR``, whichever the numbers say."""
     padding = module.padding
     if isinstance(padding, str):
@@ -249,7 +246,7 @@ def padding_name(module: eqx.nn.Conv, place: str, mode: str) -> str:
         return "CIRCULAR"
     if mode not in ("ZEROS", "CIRCULAR"):
         raise refusal(module, place, f"with padding_mode {mode}")
-    return name
+    return cast(Padding, name)  # Conv refuses what is none
 
 
 def read_pooling(module: Any, place: str) -> Layer:
@@ -258,10 +255,8 @@ def read_pooling(module: Any, place: str) -> Layer:
         is_mean = module.operation is jnp.mean
         if not is_mean or any(size != 1 for size in module.target_shape):
             raise refusal(module, place, "which is not an average over all positions")
-        return spatial("GlobalAvgPool", place)()
+        return GlobalAvgPool()
     is_average = type(module).__name__.startswith("AvgPool")
     if not is_average or module.use_ceil or any(tuple(p) != (0, 0) for p in module.padding):
         raise refusal(module, place, "which is not an average without padding")
-    return spatial("AvgPool", place)(
-        tuple(module.kernel_size), strides=tuple(module.stride), padding="VALID"
-    )
+    return AvgPool(tuple(module.kernel_size), strides=tuple(module.stride), padding="VALID")
