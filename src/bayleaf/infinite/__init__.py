@@ -20,13 +20,14 @@ from bayleaf.infinite.from_module import from_module
 from bayleaf.infinite.kernel_matrix import kernel_matrix
 from bayleaf.infinite.layer import Layer
 from bayleaf.infinite.linearised import Linearised, linearise
-from bayleaf.infinite.mean_field import FixedPoint, MeanField, NoFixedPointError, Status
+from bayleaf.infinite.mean_field import FixedPoint, MeanField, NoFixedPointError
 from bayleaf.infinite.mean_field_moments import PiecewiseLinear, SmoothActivation
 from bayleaf.infinite.mean_field_phase import (
     NoCriticalLineError,
     critical_weight_std,
     phase_diagram,
 )
+from bayleaf.infinite.mean_field_roots import Status
 from bayleaf.infinite.mean_field_simulate import Simulation, simulate
 from bayleaf.infinite.piecewise import ABRelu, Abs, LeakyRelu, Relu, Sign
 from bayleaf.infinite.series import Elementwise, Polynomial

@@ -19,7 +19,7 @@ the others follow by Gaussian integrals.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax

@@ -31,11 +31,10 @@ from bayleaf.infinite.mean_field import (
     FixedPoint,
     MeanField,
     checked,
-    find_bracket,
-    newton_in_bracket,
     solve_fixed_point,
 )
 from bayleaf.infinite.mean_field_moments import as_activation
+from bayleaf.infinite.mean_field_roots import Status, find_bracket, newton_in_bracket
 from bayleaf.types import Scalar
 
 
@@ -141,7 +140,7 @@ def solve_critical(activation: Any, bias_std: Array, keep_probability: Array) ->
             return firm(q), jax.grad(excess)(q, sb)
 
         bracket = jax.lax.stop_gradient(find_bracket(firm, sb**2, one))
-        found = jnp.isclose(bracket.status, 0)
+        found = bracket.status == Status.FOUND
         inside = bracket._replace(high=jnp.where(found, bracket.high, 2 * bracket.low))
 
         def climb(_: Any, start: Scalar) -> Scalar:

@@ -16,6 +16,8 @@ Source: Cho & Saul, Kernel methods for deep learning, NeurIPS 2009 (arc-cosine k
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array
