@@ -31,7 +31,8 @@ SETTINGS: dict[str, Any] = {"weight_std": 1.5, "bias_std": 0.1}
 STARTS = ("gaussian", "orthogonal")
 LABELS = {"gaussian": "Gaussian", "orthogonal": "orthogonal"}
 WIDTHS = (32, 96, 288)
-NUM_IMAGES, STEPS, RATE = 16, 10, 0.03
+NUM_NETWORKS = (120, 120, 48)  # of each width: the slope of the drift has an error of 0.05
+NUM_IMAGES, STEPS, RATE = 16, 3, 0.01
 
 
 def digits() -> tuple[jax.Array, jax.Array]:
@@ -71,25 +72,26 @@ def before_and_after(width: int, all_params):
         )
         return before, relative_change(before, after)
 
-    return jax.lax.map(one, all_params)
+    return jax.lax.map(one, all_params, batch_size=12)
 
 
 def run(quick: bool) -> Result:
     """Train networks of several widths from both starts."""
-    num = 12 if quick else 20
+    del quick  # fewer networks would not save time: most of it is compiling
+    nums = dict(zip(WIDTHS, NUM_NETWORKS, strict=True))
     results = {}
-    for width in WIDTHS:
+    for width, num in nums.items():
         for start in STARTS:
             net = network(width, start)
-            drawn = [net.init(key, (64,)) for key in jax.random.split(jax.random.key(width), num)]
-            stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *drawn)
-            found = before_and_after(width, stacked)
+            # Not compiled: the program that draws isometries would take minutes to compile.
+            draw = jax.vmap(lambda key, net=net: net.init(key, (64,)))
+            found = before_and_after(width, draw(jax.random.split(jax.random.key(width), num)))
             results[start, width] = tuple(map(np.asarray, found))
     drifts = {
         start: np.array([results[start, width][1].mean() for width in WIDTHS]) for start in STARTS
     }
     errors = {
-        start: np.array([results[start, width][1].std(ddof=1) for width in WIDTHS]) / num**0.5
+        start: np.array([results[start, w][1].std(ddof=1) / num**0.5 for w, num in nums.items()])
         for start in STARTS
     }
     exact = np.asarray(network(8, "gaussian").kernel(digits()[0], get="ntk"))
@@ -148,18 +150,18 @@ def picture_of_drift(drifts, errors) -> Picture:
         yscale="log",
         xlabel="width of the network",
         ylabel="change of the tangent kernel",
-        title="Orthogonal weights drift as much",
+        title="Orthogonal weights fall no faster",
     )
     axes.set_xticks(WIDTHS, [str(width) for width in WIDTHS])
-    axes.set_yticks([0.02, 0.05, 0.1, 0.2], ["2 %", "5 %", "10 %", "20 %"])
+    axes.set_yticks([0.002, 0.005, 0.01, 0.02], ["0.2 %", "0.5 %", "1 %", "2 %"])
     axes.minorticks_off()
     axes.legend()
     return Picture(
         figure,
-        "By how much ten steps of training change the tangent kernel, for networks of three widths "
-        "that tell threes from eights (means, with two standard errors). Gaussian and orthogonal "
-        "starts fall alike, like the dotted 1 / width: there is no advantage of either.",
-        "Two falling lines on logarithmic axes that lie on each other, parallel to a dotted one.",
+        "By how much three steps of training change the tangent kernel, for networks of three "
+        "widths that tell threes from eights (means, with two standard errors). Both starts fall "
+        "like the dotted 1 / width; orthogonal weights drift about a fifth less at these widths.",
+        "Two falling lines on logarithmic axes, close to each other and to a dotted one.",
     )
 
 
