@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "src" / "bayleaf"
 ROOMS = [
     "types",
     "errors",
+    "pages",
     "trees",
     "linalg",
     "gaussian",

@@ -132,14 +132,7 @@ def add_segment(commands: Any) -> None:
         "uncertainty.png and index.html.",
     )
     options.add_argument("image", type=Path, metavar="IMAGE", help="a grey, RGB or RGBA file")
-    options.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        default=Path("bayleaf-segment"),
-        metavar="DIR",
-        help="folder for the files (default: %(default)s)",
-    )
+    add_folder(options, "bayleaf-segment")
     options.add_argument("--mask", type=Path, metavar="IMAGE", help="leave out what is black here")
     options.add_argument(
         "--superpixels", type=count, metavar="N", help="default: one for 160 pixels, at most 600"
@@ -169,14 +162,7 @@ def add_predict(commands: Any) -> None:
     options.add_argument(
         "--test", type=Path, metavar="TEST.csv", help="rows to predict; default: those held out"
     )
-    options.add_argument(
-        "-o",
-        "--out",
-        type=Path,
-        default=Path("bayleaf-predict"),
-        metavar="DIR",
-        help="folder for the files (default: %(default)s)",
-    )
+    add_folder(options, "bayleaf-predict")
     options.add_argument(
         "--level", type=float, default=0.9, metavar="P", help="of intervals (default: 0.9)"
     )
@@ -187,6 +173,18 @@ def add_predict(commands: Any) -> None:
     options.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
     options.add_argument("--quiet", action="store_true", help="no progress bar")
     options.set_defaults(command=run_predict)
+
+
+def add_folder(options: Any, default: str) -> None:
+    """Where the files go."""
+    options.add_argument(
+        "-o",
+        "--out",
+        type=Path,
+        default=Path(default),
+        metavar="DIR",
+        help="folder for the files (default: %(default)s)",
+    )
 
 
 def count(text: str) -> int:
@@ -250,9 +248,7 @@ def run_sample(options: argparse.Namespace) -> int:
 
 def run_segment(options: argparse.Namespace) -> int:
     """``bayleaf segment``."""
-    for module in ("skimage", "jinja2"):
-        if importlib.util.find_spec(module) is None:
-            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), "images")
+    require(("skimage", "jinja2"), "images")
     from bayleaf.segmentation import command
 
     settings = command.Settings(
@@ -276,9 +272,7 @@ def run_segment(options: argparse.Namespace) -> int:
 
 def run_predict(options: argparse.Namespace) -> int:
     """``bayleaf predict``."""
-    for module in ("pandas", "matplotlib", "jinja2"):
-        if importlib.util.find_spec(module) is None:
-            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), "tour")
+    require(("pandas", "matplotlib", "jinja2"), "tour")
     from bayleaf.predict import command
 
     names = ("train", "target", "test", "out", "level", "task", "max_rows", "seed", "quiet")
@@ -340,9 +334,7 @@ def check_out(path: Path) -> None:
     """Raise before any work when the draws could not be written at its end."""
     if path.suffix != ".nc":
         raise UsageError(str(bad_argument("--out", str(path), "a name that ends in .nc")))
-    for module in ("arviz", "h5netcdf"):
-        if importlib.util.find_spec(module) is None:
-            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), "arviz")
+    require(("arviz", "h5netcdf"), "arviz")
     try:
         if path.is_dir():
             raise IsADirectoryError("it is a folder")
@@ -350,6 +342,13 @@ def check_out(path: Path) -> None:
             pass
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror or error}.") from error
+
+
+def require(modules: tuple[str, ...], extra: str) -> None:
+    """Raise before any work when an optional package is missing."""
+    for module in modules:
+        if importlib.util.find_spec(module) is None:
+            raise needs_extra(ModuleNotFoundError(f"No module named {module!r}"), extra)
 
 
 def needs_extra(error: ModuleNotFoundError, extra: str) -> UsageError:

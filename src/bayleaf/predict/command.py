@@ -51,6 +51,7 @@ def _run(settings: Settings) -> int:
     y, labels = outputs(target, is_classes)
     notes += [f"column {name} is not used: {why}" for name, why in encoder.dropped.items()]
 
+    settings.out.mkdir(parents=True, exist_ok=True)
     names = tuple(model.candidates(x.shape[1]))
     steps = {"choose": len(names), "check": model.NUM_FOLDS}
     count = 0
@@ -63,7 +64,6 @@ def _run(settings: Settings) -> int:
 
         fitted = model.fit(x, y, settings.level, names, done)
         check = model.check(x, y, settings.level, fitted.name, settings.seed, done)
-    settings.out.mkdir(parents=True, exist_ok=True)
     # Without new rows: each row as it was predicted when held out.
     index = check.index if rows is None else np.arange(len(rows))
     values = check[1:] if new is None else model.predict(fitted, new)

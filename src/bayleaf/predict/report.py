@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment
 from scipy import stats
 
 from bayleaf import gp
+from bayleaf.pages import rendered
 from bayleaf.predict.model import Check, Fitted
 from bayleaf.predict.table import Encoder
 from bayleaf.tour import figures
@@ -45,21 +44,19 @@ def page(
             pictures.append(relevant)
         shown = [(figures.as_svg(figure), caption, alt) for figure, caption, alt in pictures]
     facts = [("model", f"Gaussian process, {fitted.name} kernel and a linear part"), *facts]
-    text = (resources.files("bayleaf.predict") / "page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    html = environment.from_string(text).render(
-        target=settings.target,
-        source=settings.train.name,
-        num_rows=num_rows,
-        num_features=len(encoder.features),
-        facts=facts,
-        pictures=shown,
-        notes=notes,
-        columns=list(map(str, written.columns)),
-        rows=[[cell(v) for v in row] for row in written.head(20).itertuples(index=False)],
-        made=made(),
-    )
-    return Page(html, [f"{name}: {value}" for name, value in facts])
+    values = {
+        "target": settings.target,
+        "source": settings.train.name,
+        "num_rows": num_rows,
+        "num_features": len(encoder.features),
+        "facts": facts,
+        "pictures": shown,
+        "notes": notes,
+        "columns": list(map(str, written.columns)),
+        "rows": [[cell(v) for v in row] for row in written.head(20).itertuples(index=False)],
+        "made": made(),
+    }
+    return Page(rendered("bayleaf.predict", values), [f"{name}: {value}" for name, value in facts])
 
 
 def numbers(settings: Any, check: Check, y: np.ndarray) -> tuple[list[Any], list[Any]]:

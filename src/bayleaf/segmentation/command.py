@@ -15,7 +15,6 @@ import tempfile
 import time
 import warnings
 from datetime import UTC, datetime
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ import numpy as np
 
 from bayleaf import __version__
 from bayleaf.errors import BayleafError, SamplingWarning
+from bayleaf.pages import rendered
 from bayleaf.segmentation.images import picture
 from bayleaf.segmentation.pictures import in_mean_colours, uncertainty
 from bayleaf.segmentation.result import Segmentation
@@ -156,15 +156,11 @@ def as_png(pixels: np.ndarray) -> bytes:
 def render(result: Segmentation, settings: Settings, seconds: float) -> str:
     """The page; figures are inside, and nothing is asked for from elsewhere."""
     try:
-        from jinja2 import Environment
+        return rendered("bayleaf.segmentation", contents(result, settings, seconds))
     except ModuleNotFoundError as error:
         raise BayleafError(
             "segment: Jinja is not installed. Install the extra: pip install 'bayleaf[images]'."
         ) from error
-    text = (resources.files("bayleaf.segmentation") / "page.html.jinja").read_text("utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(text)
-    return template.render(**contents(result, settings, seconds))
 
 
 def contents(result: Segmentation, settings: Settings, seconds: float) -> dict[str, Any]:

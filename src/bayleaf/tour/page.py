@@ -11,13 +11,13 @@ import platform
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from importlib import resources
 from typing import Any
 
 import jax
-from jinja2 import Environment
+import jinja2  # noqa: F401  whoever lacks it shall hear so before the chapters run
 
 from bayleaf import __version__
+from bayleaf.pages import rendered
 from bayleaf.tour.entry import Chapter, Entry
 from bayleaf.tour.figures import as_svg
 from bayleaf.tour.table import numbers, short
@@ -25,16 +25,14 @@ from bayleaf.tour.table import numbers, short
 
 def render(entries: Sequence[Entry], quick: bool) -> str:
     """The page of these entries."""
-    text = (resources.files("bayleaf.tour") / "page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["short"] = short
-    return environment.from_string(text).render(
-        sections=[section(entry) for entry in entries],
-        num_ok=sum(entry.ok for entry in entries),
-        seconds=sum(entry.seconds for entry in entries),
-        quick=quick,
-        made=made(),
-    )
+    values = {
+        "sections": [section(entry) for entry in entries],
+        "num_ok": sum(entry.ok for entry in entries),
+        "seconds": sum(entry.seconds for entry in entries),
+        "quick": quick,
+        "made": made(),
+    }
+    return rendered("bayleaf.tour", values, {"short": short})
 
 
 def section(entry: Entry) -> dict[str, Any]:
