@@ -1,6 +1,6 @@
 """Tangent kernels of convolutional networks, against the arithmetic that they cannot do without.
 
-    python benchmarks/infinite_conv.py
+    python benchmarks/infinite_conv.py --out benchmarks/results/infinite_conv.json
 
 Two networks of three convolutions of 3 x 3 with ReLU, in float32: one that is flattened (100 images
 of 32 x 32, equal positions only) and one that is averaged over all positions (10 images of 16 x 16,
@@ -11,6 +11,7 @@ Gram matrix of 2000 vectors of 784, a measure of the machine. Times are medians,
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -24,7 +25,6 @@ import jax.numpy as jnp
 from bayleaf.infinite import Conv, Dense, Flatten, GlobalAvgPool, Relu, serial
 
 REPEATS = 5
-RESULT = Path(__file__).parent / "results" / "infinite_conv.json"
 
 
 def network(end):
@@ -53,7 +53,10 @@ def timed(function):
     return time.perf_counter() - start
 
 
-def main():
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Tangent kernels of convolutional networks.")
+    parser.add_argument("--out", type=Path, help="write the results and the README's table here")
+    options = parser.parse_args()
     flat, pooled = network(Flatten()), network(GlobalAvgPool())
     large, small = images(100, 32), images(10, 16)
     vectors = jax.random.normal(jax.random.key(0), (2000, 784))
@@ -94,7 +97,8 @@ def main():
         "tables": [table],
     }
     print(json.dumps(result, indent=2))
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+    if options.out is not None:
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
