@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import jax
 import pytest
@@ -32,9 +33,24 @@ if OPTIMISE_ALL:
 # looking through them all the time takes a tenth of the time of the tests.
 gc.set_threshold(200_000, 50, 100)
 
+# Every compiled program holds some pages mapped, and Linux ends a process that asks for more than
+# 65,530 of them. The programs of a module of tests are of no use to the next one, so they go
+# before it comes to that; not after every module, since what they share would be compiled anew.
+MAPS = Path("/proc/self/maps")
+MANY_MAPS = 20_000
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before the fixtures of any scope, which compile too."""
     is_quick = item.get_closest_marker("slow") is None
     jax.config.update("jax_disable_most_optimizations", is_quick and not OPTIMISE_ALL)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """Between two modules, so that no fixture that is still in use holds a program."""
+    is_last = nextitem is None or nextitem.path != item.path
+    if is_last and MAPS.exists() and MAPS.read_text().count("\n") > MANY_MAPS:
+        jax.clear_caches()
+        gc.collect()
