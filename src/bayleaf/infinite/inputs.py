@@ -11,6 +11,8 @@ hold a pair with |rho| near 1. That costs O(n features) for each such row.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,15 +23,23 @@ from bayleaf.infinite.state import KernelState, Listing, Pairs, exponent_of, two
 FEW_FEATURES = 16
 
 
+class Directions(NamedTuple):
+    """Inputs as unit vectors, mean squares divided by 2^exponent, and the exponents."""
+
+    unit: Float[Array, "n *shape"]
+    var: Float[Array, "n *space"]
+    exponent: Int[Array, "n"]
+
+
 def input_state(
-    x1: Float[Array, "n1 *shape"],
-    x2: Float[Array, "n2 *shape"] | None,
+    x1: Directions,
+    x2: Directions | None,
     id1: Int[Array, "n1"] | None = None,
     id2: Int[Array, "n2"] | None = None,
     *,
     is_full: bool = False,
 ) -> KernelState:
-    """The state of inputs ``[n, feature]`` or ``[n, *space, channel]``.
+    """The state of inputs, given by their `directions`.
 
     K is the mean product over features or channels; Theta is zero, since nothing has been trained.
 
@@ -40,29 +50,30 @@ def input_state(
         id2: labels of side 2.
         is_full: all pairs of positions, for networks that mix positions.
     """
-    if is_full and x1.ndim > 2:
+    if is_full and x1.unit.ndim > 2:
         return _listed_state(x1, x2, id1, id2)
-    x2 = x1 if x2 is None else x2
-    unit1, var1, exponent1 = _directions(x1)
-    unit2, var2, exponent2 = _directions(x2)
-    zero = jnp.zeros((), x1.dtype)
+    unit1, var1, exponent1 = x1
+    unit2, var2, exponent2 = x1 if x2 is None else x2
+    zero = jnp.zeros((), unit1.dtype)
     state = KernelState(
-        zero, zero, zero, var1, var2, exponent1, exponent2, id1, id2, zero, x1.shape[1:]
+        zero, zero, zero, var1, var2, exponent1, exponent2, id1, id2, zero, unit1.shape[1:]
     )
     pairs = contrasts(unit1, unit2, id1, id2)
     return state.with_correlation(*pairs, ntk=jnp.zeros_like(pairs[0]))
 
 
-def _listed_state(x1: Array, x2: Array | None, id1: Array | None, id2: Array | None) -> KernelState:
+def _listed_state(
+    x1: Directions, x2: Directions | None, id1: Array | None, id2: Array | None
+) -> KernelState:
     """All pairs of positions of a list of pairs of inputs."""
-    listing = listed(x1.shape[0], None if x2 is None else x2.shape[0])
-    x = x1 if x2 is None else jnp.concatenate([x1, x2])
-    labels = jnp.arange(x.shape[0], dtype=jnp.int32)
+    listing = listed(len(x1.var), None if x2 is None else len(x2.var))
+    both = x1 if x2 is None else Directions(*map(jnp.concatenate, zip(x1, x2, strict=True)))
+    unit, var, exponent = both
+    labels = jnp.arange(len(var), dtype=jnp.int32)
     if id1 is not None and id2 is not None:
         labels = id1 if x2 is None else jnp.concatenate([id1, id2])
-    unit, var, exponent = _directions(x)
     left, right = listing.left, listing.right
-    zero = jnp.zeros((), x.dtype)
+    zero = jnp.zeros((), unit.dtype)
     state = KernelState(
         zero,
         zero,
@@ -74,12 +85,12 @@ def _listed_state(x1: Array, x2: Array | None, id1: Array | None, id2: Array | N
         labels[left],
         labels[right],
         zero,
-        x.shape[1:],
+        unit.shape[1:],
         is_full=True,
         listing=listing,
     )
-    space = x.shape[1:-1]
-    flat = unit.reshape(x.shape[0], -1, x.shape[-1])
+    space = unit.shape[1:-1]
+    flat = unit.reshape(unit.shape[0], -1, unit.shape[-1])
     minus, plus = (
         pairs.reshape(-1, *space, *space) for pairs in jax.vmap(contrasts)(flat[left], flat[right])
     )
@@ -104,10 +115,8 @@ def listed(n1: int, n2: int | None) -> Listing:
     return Listing(*indices, num_inputs=selves.size)
 
 
-def _directions(
-    x: Float[Array, "n *shape"],
-) -> tuple[Float[Array, "n *shape"], Array, Int[Array, "n"]]:
-    """Unit vectors, mean squares divided by 2^exponent, and the exponents."""
+def directions(x: Float[Array, "n *shape"]) -> Directions:
+    """Of inputs ``[n, feature]`` or ``[n, *space, channel]``; a vector of zeros has none: zeros."""
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(x).reshape(x.shape[0], -1), axis=1))
     exponent = exponent_of(largest)
     scale = two_to(-exponent, x.dtype).reshape((-1, *(1,) * (x.ndim - 1)))
@@ -116,7 +125,7 @@ def _directions(
     is_zero = square == 0
     # An input of zeros has no direction: all its covariances are zero.
     length = jnp.sqrt(jnp.where(is_zero, 1, square))
-    return scaled / length, square[..., 0] / x.shape[-1], 2 * exponent
+    return Directions(scaled / length, square[..., 0] / x.shape[-1], 2 * exponent)
 
 
 def contrasts(
@@ -179,7 +188,9 @@ def _contrasts_of_many(
     """
     rho = _gram(unit1, unit2)
     near = 1 - 10 * jnp.finfo(rho.dtype).eps ** 0.5
-    is_near = jnp.any((jnp.abs(rho) > near) & (id1[:, None] != id2[None]), axis=1)
+    # A sum, since XLA's `any` works on one core and for longer than the matrix product.
+    is_pair = (jnp.abs(rho) > near) & (id1[:, None] != id2[None])
+    is_near = jnp.sum(is_pair.astype(rho.dtype), axis=1) > 0
     rows = jnp.argsort(~is_near)
     count = jnp.sum(is_near)
 

@@ -28,7 +28,7 @@ from jaxtyping import Array, ArrayLike
 
 from bayleaf.errors import BayleafError, bad_argument, warn
 from bayleaf.infinite.arcs import root
-from bayleaf.infinite.inputs import input_state
+from bayleaf.infinite.inputs import Directions, directions, input_state
 from bayleaf.infinite.state import KernelState, safe_ratio
 from bayleaf.infinite.tiles import by_tiles, tile_entries
 from bayleaf.trees import is_traced
@@ -76,7 +76,8 @@ class Layer(eqx.Module):
     def state(self, x1: ArrayLike, x2: ArrayLike | None = None) -> KernelState:
         """The `KernelState` of the outputs, for whoever wants more than the two kernels."""
         a, b, id1, id2 = checked_inputs(x1, x2)
-        return output_state(self, a, None if x2 is None else b, id1, id2)
+        other = None if x2 is None else directions(b)
+        return output_state(self, directions(a), other, id1, id2)
 
     def kernel(
         self,
@@ -141,7 +142,7 @@ class Report(eqx.Module):
 
 
 def output_state(
-    net: Layer, x1: Array, x2: Array | None, id1: Array | None, id2: Array | None
+    net: Layer, x1: Directions, x2: Directions | None, id1: Array | None, id2: Array | None
 ) -> Any:
     """The state after all layers, or a tuple of them; without ``x2`` that of ``x1`` with itself."""
     return net.propagate(input_state(x1, x2, id1, id2, is_full=net.mixes_positions))
@@ -158,13 +159,14 @@ def evaluate(
 ) -> tuple[list[Array], Report]:
     """The kernels by name, and what may be wrong with them."""
 
-    def kernels(a: Array, b: Array | None, label1: Any, label2: Any) -> Any:
+    def kernels(a: Directions, b: Directions | None, label1: Any, label2: Any) -> Any:
         state = final_state(net, a, b, label1, label2)
         largest = jnp.maximum(jnp.max(state.q1, initial=0), jnp.max(state.q2, initial=0))
         return [named_kernel(state, name) for name in names], (largest, state.error)
 
     entries = tile_entries(x1, net.mixes_positions)
-    values, (largest, error) = by_tiles(kernels, x1, x2, id1, id2, entries)
+    units = directions(x1), None if x2 is None else directions(x2)
+    values, (largest, error) = by_tiles(kernels, *units, id1, id2, entries)
     finite_inputs = jnp.all(jnp.isfinite(x1))
     if x2 is not None:
         finite_inputs = finite_inputs & jnp.all(jnp.isfinite(x2))
@@ -177,7 +179,7 @@ def evaluate(
 
 
 def final_state(
-    net: Layer, x1: Array, x2: Array | None, id1: Array | None, id2: Array | None
+    net: Layer, x1: Directions, x2: Directions | None, id1: Array | None, id2: Array | None
 ) -> KernelState:
     """The state after all layers of a network with one output, without positions."""
     state = output_state(net, x1, x2, id1, id2)
@@ -199,7 +201,7 @@ def evaluate_diagonal(net: Layer, x: Array, names: tuple[str, ...]) -> list[Arra
     label = jnp.zeros(1, jnp.int32)
 
     def one(point: Array) -> list[Array]:
-        state = final_state(net, point[None], None, label, label)
+        state = final_state(net, directions(point[None]), None, label, label)
         return [named_kernel(state, name).reshape(()) for name in names]
 
     return jax.vmap(one)(x)

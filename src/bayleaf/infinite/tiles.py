@@ -15,13 +15,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
+
+from bayleaf.infinite.state import kept
 
 CACHED = 2**19  # bytes of one array of a tile: a few of them fit a core's cache
 VECTORS = 2**18  # pairs of a tile for vectors; smaller ones would spoil the matrix product
 HELD = 2**26  # bytes where all pairs of positions are held, which no cache does
 
-Kernels = Callable[[Array, Any, Any, Any], tuple[list[Array], Any]]
+Kernels = Callable[[Any, Any, Any, Any], tuple[list[Array], Any]]
 
 
 def tile_entries(x: Array, mixes_positions: bool) -> int:
@@ -36,8 +38,8 @@ def tile_entries(x: Array, mixes_positions: bool) -> int:
 
 def by_tiles(
     kernels: Kernels,
-    x1: Float[Array, "n1 *shape"],
-    x2: Float[Array, "n2 *shape"] | None,
+    x1: Any,
+    x2: Any,
     id1: Int[Array, "n1"] | None,
     id2: Int[Array, "n2"] | None,
     entries: int,
@@ -46,27 +48,28 @@ def by_tiles(
 
     Args:
         kernels: returns matrices ``[n1, n2]``, and numbers of which the largest counts.
-        x1: the inputs of side 1.
+        x1: the inputs of side 1, arrays whose first axis is theirs.
         x2: the inputs of side 2; None is ``x1`` again.
         id1: their labels, not negative.
         id2: likewise.
         entries: at least 1.
     """
-    n1, n2 = x1.shape[0], (x1 if x2 is None else x2).shape[0]
+    n1, n2 = _count(x1), _count(x1 if x2 is None else x2)
     if n1 * n2 <= entries:
         return kernels(x1, x2, id1, id2)
     side = math.isqrt(entries)
     num2 = -(-n2 // max(side, entries // n1)) if x2 is not None else -(-n1 // side)
     num1 = num2 if x2 is None else -(-n1 // max(entries // -(-n2 // num2), 1))
     rows1, ids1 = _cut(x1, id1, num1, -1)
-    rows2, ids2 = _cut(x1 if x2 is None else x2, id2, num2, -1 - rows1.shape[1])
+    rows2, ids2 = _cut(x1 if x2 is None else x2, id2, num2, -1 - n1)
     every = np.tril_indices(num1) if x2 is None else np.indices((num1, num2)).reshape(2, -1)
     first, second = every
 
     def tile(pair: tuple[Array, Array]) -> Any:
         i, j = pair
         labels = (None, None) if ids1 is None or ids2 is None else (ids1[i], ids2[j])
-        return kernels(rows1[i], rows2[j], *labels)
+        # XLA computes what it fuses with the write into the list of tiles on one core.
+        return kept(kernels(_at(i, rows1), _at(j, rows2), *labels))
 
     tiles, numbers = jax.lax.map(tile, (jnp.asarray(first), jnp.asarray(second)))
     place = np.zeros((num1, num2), np.int32)
@@ -78,13 +81,25 @@ def by_tiles(
     return joined, jax.tree.map(lambda x: jnp.max(x, axis=0), numbers)
 
 
-def _cut(x: Array, labels: Array | None, num: int, first_label: int) -> tuple[Array, Array | None]:
+def _count(x: Any) -> int:
+    return jax.tree.leaves(x)[0].shape[0]
+
+
+def _at(i: Array, rows: Any) -> Any:
+    return jax.tree.map(lambda x: x[i], rows)
+
+
+def _cut(x: Any, labels: Array | None, num: int, first_label: int) -> tuple[Any, Array | None]:
     """``[num, size, ...]``, filled up with copies of the first row under labels of their own."""
-    size = -(-x.shape[0] // num)
-    missing = num * size - x.shape[0]
-    if missing:
-        x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))])
-    rows = x.reshape(num, size, *x.shape[1:])
+    size = -(-_count(x) // num)
+    missing = num * size - _count(x)
+
+    def cut(x: Array) -> Array:
+        if missing:
+            x = jnp.concatenate([x, jnp.broadcast_to(x[:1], (missing, *x.shape[1:]))])
+        return x.reshape(num, size, *x.shape[1:])
+
+    rows = jax.tree.map(cut, x)
     if labels is None:
         return rows, None
     extra = first_label - jnp.arange(missing, dtype=labels.dtype)
