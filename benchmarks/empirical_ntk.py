@@ -1,13 +1,13 @@
 """Tangent kernels of a finite network, by layers and without, against the Jacobian by hand.
 
 A ReLU network 784-512-512-10, 128 inputs, float32. ``by hand`` is what is written where no library
-is at hand: `jax.jacrev` and `einsum`, jitted, traced over the outputs. neural-tangents, the peer,
-does not import with the JAX of today; its published methods are the three here. The same network
-inside of a loop, where no layers can be found, shows the general case. Repeats are interleaved; the
-table holds medians. A phase diagram of 50 x 50 tanh networks with dropout is timed with its
-compilation.
+is at hand: `jax.jacrev` and `einsum`, jitted, traced over the outputs. neural-tangents runs by the
+fastest of its methods, in an environment of its own (`neural_tangents_peer.py`); without
+``--peer-python`` it has no rows. The same network inside of a loop, where no layers can be found,
+shows the general case. Repeats are interleaved; the table holds medians. A phase diagram of 50 x 50
+tanh networks with dropout is timed with its compilation.
 
-    python benchmarks/empirical_ntk.py --out benchmarks/results/empirical_ntk.json
+    python benchmarks/empirical_ntk.py --peer-python PATH --out RESULTS.json
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from neural_tangents_peer import measured
 
 import bayleaf as bl
 
@@ -80,7 +81,7 @@ def interleaved(
     return {name: statistics.median(values) for name, values in seconds.items()}, outputs
 
 
-def measure() -> dict[str, Any]:
+def measure(peer_python: str | None) -> dict[str, Any]:
     """All rows."""
     params, x = problem()
     ntk = bl.infinite.empirical_ntk
@@ -100,6 +101,7 @@ def measure() -> dict[str, Any]:
     )
     ours, theirs = np.asarray(ours["layers, traced"]), np.asarray(theirs["by hand"])
     gap = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+    peer = measured(peer_python, "empirical") if peer_python else {}
     begin = time.perf_counter()
     grid = bl.infinite.phase_diagram(
         jnp.tanh,
@@ -110,6 +112,7 @@ def measure() -> dict[str, Any]:
     jax.block_until_ready(grid.q)
     return {
         "seconds": {name: round(value, 4) for name, value in {**fast, **slow}.items()},
+        "neural_tangents_seconds": {name: round(value, 4) for name, value in peer.items()},
         "ratio_to_by_hand": round(slow["by hand"] / fast["layers, traced"], 1),
         "largest_relative_gap": float(gap),
         "method_in_a_loop": bl.infinite.ntk_plan(in_a_loop, params, x).method,
@@ -120,13 +123,21 @@ def measure() -> dict[str, Any]:
 def report(result: dict[str, Any]) -> dict[str, Any]:
     """The form of `benchmarks/tables.py`."""
     base = result["seconds"]["by hand"]
+    theirs = result["neural_tangents_seconds"]
+    seconds = {
+        **result["seconds"],
+        **{f"neural-tangents, {name}": value for name, value in theirs.items()},
+    }
     rows = [
-        [name, f"{1000 * value:.0f} ms", f"{base / value:.1f}"]
-        for name, value in result["seconds"].items()
+        [name, f"{1000 * value:.0f} ms", f"{base / value:.1f}"] for name, value in seconds.items()
     ]
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "versions": {"jax": jax.__version__, "bayleaf": bl.__version__},
+        "versions": {
+            "jax": jax.__version__,
+            "bayleaf": bl.__version__,
+            "neural-tangents": "0.6.5" if theirs else "absent",
+        },
         "result": result,
         "tables": [
             {
@@ -142,8 +153,10 @@ def main() -> None:
     """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="write the results and the README's table here")
-    out = parser.parse_args().out
-    result = measure()
+    parser.add_argument("--peer-python", default=os.environ.get("NEURAL_TANGENTS_PYTHON"))
+    options = parser.parse_args()
+    out = options.out
+    result = measure(options.peer_python)
     print(json.dumps(result), flush=True)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)

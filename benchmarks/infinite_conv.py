@@ -1,6 +1,9 @@
-"""Tangent kernels of convolutional networks, against the arithmetic that they cannot do without.
+"""Tangent kernels of convolutional networks, against neural-tangents and against bare arithmetic.
 
-    python benchmarks/infinite_conv.py --out benchmarks/results/infinite_conv.json
+    python benchmarks/infinite_conv.py --peer-python PATH --out RESULTS.json
+
+PATH is the Python of an environment of the peer's own (`neural_tangents_peer.py`); without it the
+peer's cells are empty.
 
 Two networks of three convolutions of 3 x 3 with ReLU, in float32: one that is flattened (100 images
 of 32 x 32, equal positions only) and one that is averaged over all positions (10 images of 16 x 16,
@@ -21,6 +24,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from neural_tangents_peer import measured
 
 from bayleaf.infinite import Conv, Dense, Flatten, GlobalAvgPool, Relu, serial
 
@@ -55,6 +59,7 @@ def timed(function):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tangent kernels of convolutional networks.")
+    parser.add_argument("--peer-python", default=os.environ.get("NEURAL_TANGENTS_PYTHON"))
     parser.add_argument("--out", type=Path, help="write the results and the README's table here")
     options = parser.parse_args()
     flat, pooled = network(Flatten()), network(GlobalAvgPool())
@@ -75,23 +80,31 @@ def main() -> None:
         for name, run in runs.items():
             times[name].append(timed(run))
     seconds = {name: statistics.median(values) for name, values in times.items()}
+    peer = measured(options.peer_python, "convolutions") if options.peer_python else {}
     pairs = [
         ("flatten, 100 images of 32 x 32", "flatten", "arccos_flatten"),
         ("global average, 10 images of 16 x 16", "global_average", "arccos_global_average"),
     ]
     rows = [
-        [label, seconds[name], seconds[name] / seconds[bare], seconds[name] / seconds["gram"]]
+        [
+            label,
+            seconds[name],
+            peer.get(name),
+            peer[name] / seconds[name] if peer else None,
+            seconds[name] / seconds[bare],
+        ]
         for label, name, bare in pairs
     ]
     table = {
         "caption": "Tangent kernels of three convolutions of 3 x 3 with ReLU, float32; medians",
-        "columns": ["network", "run (s)", "over bare arccos", "over a Gram matrix"],
+        "columns": ["network", "s", "neural-tangents, s", "times faster", "over bare arccos"],
         "rows": rows,
     }
     result = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
-        "versions": {"jax": jax.__version__},
+        "versions": {"jax": jax.__version__, "neural-tangents": "0.6.5" if peer else "absent"},
         "seconds": seconds,
+        "peer_seconds": peer,
         "fastest": {name: min(values) for name, values in times.items()},
         "first_call": compile_seconds,
         "tables": [table],
