@@ -256,6 +256,8 @@ def test_what_a_user_gets_wrong_has_a_name():
         gp.GaussianProcess(gp.Matern12(1.0)).condition(np.vstack([X, X[:1]]), np.append(Y, 0.0))
     with pytest.raises(NotPositiveDefiniteError, match="not a covariance kernel"):
         gp.GaussianProcess(lambda a, b=None: -KERNEL(a, b), noise_std=0.1).condition(X, Y)
+    with pytest.raises(NotPositiveDefiniteError, match="not a covariance kernel"):
+        gp.GaussianProcess(lambda a, b=None: -np.ones((25, 25)), noise_std=0.1).condition(X, Y)
     bad = X.copy()
     bad[3, 1] = np.nan
     with pytest.raises(BayleafError, match=r"x: got NaN .* row 3"):

@@ -149,9 +149,9 @@ def lower_factor(matrix: Matrix) -> Matrix:
 
 
 def add_diagonal(matrix: Matrix, extra: Vector) -> Matrix:
-    """``matrix + diag(extra)``."""
+    """``matrix + diag(extra)``; the matrix may be NumPy's, by a kernel that is the user's function."""
     index = jnp.arange(matrix.shape[0])
-    return matrix.at[index, index].add(extra)
+    return jnp.asarray(matrix).at[index, index].add(extra)
 
 
 def check_memory(solver: Solver, num: int, itemsize: int, available: float | None) -> None:
