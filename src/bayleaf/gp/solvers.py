@@ -149,7 +149,7 @@ def lower_factor(matrix: Matrix) -> Matrix:
 
 
 def add_diagonal(matrix: Matrix, extra: Vector) -> Matrix:
-    """``matrix + diag(extra)``; the matrix may be NumPy's, by a kernel that is the user's function."""
+    """``matrix + diag(extra)``; the matrix of a user's own kernel may be NumPy's."""
     index = jnp.arange(matrix.shape[0])
     return jnp.asarray(matrix).at[index, index].add(extra)
 
