@@ -153,7 +153,7 @@ def picture_of_noiseless(through) -> Picture:
 
 
 CHAPTER = Chapter(
-    id="gaussian_process",
+    id="gaussian-process",
     system="Gaussian process, noisy and noiseless",
     question="What was the level of the Nile behind its yearly flows, and what if each were exact?",
     data="yearly flow of the Nile, 1871 to 1970",

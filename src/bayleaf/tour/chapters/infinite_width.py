@@ -160,7 +160,7 @@ def picture_of_entries(kernels, exact) -> Picture:
 
 
 CHAPTER = Chapter(
-    id="infinite_width",
+    id="infinite-width",
     system="Infinitely wide networks (NNGP)",
     question="When is a random neural network a Gaussian process?",
     data="12 handwritten digits (from scikit-learn)",

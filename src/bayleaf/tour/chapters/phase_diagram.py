@@ -213,7 +213,7 @@ def picture_of_paths(ends) -> Picture:
 
 
 CHAPTER = Chapter(
-    id="phase_diagram",
+    id="phase-diagram",
     system="Mean-field theory of deep networks",
     question="To what depth can a network with dropout be trained?",
     data="two handwritten digits (from scikit-learn)",
