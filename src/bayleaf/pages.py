@@ -1,6 +1,7 @@
 """Pages of HTML that need no other file: those of the tour and of the commands.
 
-Each room that writes one keeps its template beside its code, as ``page.html.jinja``.
+Each room that writes one keeps its template beside its code, as ``page.html.jinja``, which fills in
+the frame that stands beside this file: ``{% extends "bayleaf" %}``.
 """
 
 from __future__ import annotations
@@ -23,9 +24,15 @@ def rendered(
     Raises:
         ModuleNotFoundError: Jinja is not installed.
     """
-    from jinja2 import Environment
+    from jinja2 import Environment, FunctionLoader
 
-    text = (resources.files(room) / "page.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        loader=FunctionLoader(template), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters.update(filters or {})
-    return environment.from_string(text).render(**values)
+    return environment.get_template(room).render(**values)
+
+
+def template(package: str) -> str:
+    """The text of the template that a package holds."""
+    return (resources.files(package) / "page.html.jinja").read_text(encoding="utf-8")
