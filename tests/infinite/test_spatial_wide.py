@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bayleaf.errors import BayleafError
 from bayleaf.infinite import (
     AvgPool,
     Conv,
@@ -14,6 +16,7 @@ from bayleaf.infinite import (
     GlobalAvgPool,
     Relu,
     SelfAttention,
+    layer,
     serial,
 )
 from tests.tools.statistics import assert_mean
@@ -86,3 +89,17 @@ def test_tangent_kernels_of_wide_networks(build):
     part = 2 if build is gaussian_scores else 0.5
     with pytest.raises(AssertionError):
         assert_mean(extrapolated, exact - part * nngp, iid=True)
+
+
+def test_memory_is_refused_for_what_is_held_at_once(monkeypatch):
+    """Tiles of a pooled network are dropped one after the other; a matrix of vectors is not."""
+    monkeypatch.setattr(layer, "host_memory", lambda: 4e9)
+    pooled = serial(Conv(8, (3, 3)), Relu(), GlobalAvgPool(), Dense(1))
+    images = jax.ShapeDtypeStruct((300, 16, 16, 3), jnp.float32)
+    layer.check_size(pooled, images, images, 1)
+    vectors = jax.ShapeDtypeStruct((20_000, 5), jnp.float32)
+    with pytest.raises(BayleafError, match="kernel_matrix"):
+        layer.check_size(serial(Dense(8), Relu(), Dense(1)), vectors, vectors, 1)
+    large = jax.ShapeDtypeStruct((2, 200, 200, 3), jnp.float32)
+    with pytest.raises(BayleafError, match="inputs"):
+        layer.check_size(pooled, large, large, 1)

@@ -104,7 +104,7 @@ class Layer(eqx.Module):
         """
         a, b, id1, id2 = checked_inputs(x1, x2)
         names = checked_names(get)
-        check_size(self, a, b)
+        check_size(self, a, b, len(names))
         values, report = evaluate(self, a, None if x2 is None else b, id1, id2, names)
         if not is_traced(report):
             report.judge(names)
@@ -235,10 +235,13 @@ def named_tuple(names: tuple[str, ...]) -> Any:
     return collections.namedtuple("Kernels", names)
 
 
-def check_size(net: Layer, x1: Array, x2: Array) -> None:
+def check_size(net: Layer, x1: Array, x2: Array, num_names: int) -> None:
     """Refuse what the memory of this machine cannot hold, before it tries."""
     positions = math.prod(x1.shape[1:-1]) ** (2 if net.mixes_positions else 1)
-    needed = 4.0 * x1.shape[0] * x2.shape[0] * positions * x1.dtype.itemsize
+    pairs = x1.shape[0] * x2.shape[0]
+    in_a_tile = min(tile_entries(x1, net.mixes_positions), pairs)
+    # The tiles, the matrix that they are joined to, and what one tile has on its way.
+    needed = 4.0 * (num_names * pairs + 2 * in_a_tile * positions) * x1.dtype.itemsize
     if needed > host_memory():
         raise bad_argument(
             "x1, x2",
