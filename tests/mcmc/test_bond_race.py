@@ -68,12 +68,12 @@ def test_the_time_of_an_autoregression_is_exact_however_slow():
     np.testing.assert_allclose(mixing.autocorrelation_times(noise, few), 1.0)
 
 
-def quarters(coupling, gap):
+def quarters(coupling, gap, side=12):
     """A lattice of four quarters whose data differ by a gap."""
-    row, column = np.mgrid[:12, :12] // 6
-    data = gap * (2.0 * row + column).ravel() + np.random.default_rng(0).normal(size=144)
+    row, column = np.mgrid[:side, :side] // (side // 2)
+    data = gap * (2.0 * row + column).ravel() + np.random.default_rng(0).normal(size=side**2)
     likelihood = NormalMean(data, variance=1.0, prior_variance=4.0)
-    graph = Graph.lattice((12, 12))
+    graph = Graph.lattice((side, side))
     return PartitionModel(graph, DirichletProcess(), likelihood, coupling=coupling)
 
 
@@ -146,6 +146,9 @@ def test_the_winner_has_most_effective_draws_per_cost():
     assert judged((still, dear, quick, still), four)[0] == 2
     assert judged((still, dear, quick, still), four - 2)[0] == 1  # the others have fallen out
     assert judged((quick, quick, dear, unknown), four)[0] == -1
+    dearer = quick._replace(cost=(1 + bond_race.TIE / 2) * quick.cost)
+    assert judged((dearer, quick, dear, still), four)[0] == 0  # as good as a tie: the first
+    assert judged((still, quick, dearer, still), four)[0] == 1
     after = judged((still, dear, still, quick), four)[1]
     assert (int(after.num_running), after.order[:2].tolist()) == (2, [3, 1])
     assert set(after.order.tolist()) == {0, 1, 2, 3}
@@ -153,13 +156,13 @@ def test_the_winner_has_most_effective_draws_per_cost():
 
 @needs_numba
 def test_the_race_is_resumed_bit_for_bit_and_ends_with_warm_up(monkeypatch, tmp_path):
-    own, kernel = quarters(1.0, 0.0), GeneralisedSwendsenWang("auto")
-    whole = raced(own, kernel)
+    own, kernel = quarters(1.0, 0.0, side=6), GeneralisedSwendsenWang("auto")
+    whole = raced(own, kernel, num_warmup=300)
     with monkeypatch.context() as patch:
         interrupt_at(patch, 200)
         with pytest.raises(KeyboardInterrupt):
-            raced(own, kernel, checkpoint=tmp_path / "run")
-    again = raced(own, kernel, checkpoint=tmp_path / "run")
+            raced(own, kernel, num_warmup=300, checkpoint=tmp_path / "run")
+    again = raced(own, kernel, num_warmup=300, checkpoint=tmp_path / "run")
     assert_equal(again, whole)
     assert winner(again) == winner(whole) >= 0
     more = whole.extend(50, progress=False)
