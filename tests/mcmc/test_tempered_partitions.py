@@ -117,7 +117,7 @@ def after_one_step(own, sampler, joint, num):
 )
 def test_a_step_leaves_the_product_of_both_laws_invariant(engine, monkeypatch):
     prior, log_g = PRIORS["Pitman-Yor"]
-    own, num = model(prior), 200_000 if engine == "numba" else 50_000
+    own, num = model(prior), 80_000 if engine == "numba" else 50_000
     joint = np.outer(*(tempered_law(log_g, power) for power in POWERS)).ravel()
     sampler = TemperedSwendsenWang(GeneralisedSwendsenWang(0.3, engine=engine), powers=POWERS)
     assert_counts(after_one_step(own, sampler, jnp.asarray(joint), num), joint)
