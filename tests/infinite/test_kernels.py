@@ -140,6 +140,23 @@ def test_a_smooth_layer_before_a_kinked_one_keeps_near_duplicates_apart():
 
 
 @pytest.mark.slow
+def test_known_kinks_keep_near_duplicates_apart():
+    x, near = near_duplicates(60)
+    hard_tanh = Elementwise(lambda x: jnp.clip(x, -1, 1), num_terms=8, kinks=(-1.0, 1.0))
+    assert worst_float32_error(hidden(hard_tanh, 2), x, near) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_kinked_function_is_its_closed_form():
+    x1, x2 = points()
+    relu = Elementwise(jax.nn.relu, num_terms=8, kinks=[0.0])
+    for args in ((x1,), (x2, x1)):
+        got, exact = (hidden(a, 2).kernel(*args) for a in (relu, Relu()))
+        for one, other in zip(got, exact, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.slow
 def test_a_rounded_correlation_is_caught(monkeypatch):
     def rounded(unit1, unit2, id1=None, id2=None):
         rho = unit1 @ unit2.T
@@ -203,6 +220,13 @@ def test_gradients_are_finite_and_right():
     change = jnp.zeros_like(x1).at[2, 3].set(step)
     numeric = (total(net, x1 + change) - total(net, x1 - change)) / (2 * step)
     np.testing.assert_allclose(slope_x[2, 3], numeric, rtol=1e-5)
+
+
+def test_vmap_over_what_is_no_input():
+    x = jnp.asarray(np.random.default_rng(1).standard_normal((3, 20)))
+    stds = jnp.asarray([0.5, 2.0])
+    both = jax.vmap(lambda std: Dense(1, weight_std=std).kernel(x, get="nngp"))(stds)
+    np.testing.assert_allclose(both, stds[:, None, None] ** 2 * (x @ x.T / 20)[None], rtol=1e-13)
 
 
 @pytest.mark.slow

@@ -56,11 +56,16 @@ def pair(rho: ArrayLike, q1: ArrayLike, q2: ArrayLike) -> Pair:
 
 
 class Moments(NamedTuple):
-    """E phi(u) phi(v), E phi'(u) phi'(v), and a bound on what a series leaves out of the first."""
+    """E phi(u) phi(v), E phi'(u) phi'(v), and a bound on what a series leaves out of the first.
+
+    ``fall`` is the integral of the second over covariances from k to sqrt(q1 q2), good where rho is
+    near 1; None takes the mean of both ends.
+    """
 
     value: Values
     slope: Values
     error: Scalar | float = 0.0
+    fall: Values | None = None
 
 
 class Activation(Layer):
@@ -96,9 +101,12 @@ class Activation(Layer):
             for rows, side in zip(sides, (state.side1, state.side2), strict=True)
         )
         units = Pair(state.rho, state.one_minus, state.one_plus, one.q, two.q)
-        value, slope, error = self.cross(units)
+        value, slope, error, fall = self.cross(units)
         rho = jnp.clip(safe_ratio(value, one.size * two.size), -1, 1)
-        one_minus = _near_one(units, one, two, slope, 1 - rho)
+        if fall is None:
+            mean_slope = 0.5 * (slope + one.slope * two.slope)
+            fall = one.sd * two.sd * units.one_minus * mean_slope
+        one_minus = _near_one(units, one, two, fall, 1 - rho)
         return state.with_correlation(
             one_minus,
             1 + rho,
@@ -140,22 +148,23 @@ class Side(NamedTuple):
     speed: Values
 
 
-def _near_one(units: Pair, one: Side, two: Side, slope: Array, plain: Array) -> Array:
+def _near_one(units: Pair, one: Side, two: Side, fall: Array, plain: Array) -> Array:
     """1 - rho' of near duplicates, which the difference ``plain`` would lose.
 
     With the slope S(k) = dK'/dk at covariance k and k_1 = sqrt(q1 q2),
 
         sqrt(V1 V2) - K' = [sqrt(V1 V2) - K'(k_1)] + integral of S from k to k_1.
 
-    The integral is (k_1 - k) times the mean of S at both ends. The bracket, over sqrt(V1 V2), is
+    The integral is ``fall``. The bracket, over sqrt(V1 V2), is
     |f(s_1) - f(s_2)|^2 / 2 for the unit vector f(s) = phi(s z) / sqrt(V) in the Gaussian L2 space,
-    hence |df/ds|^2 (s_1 - s_2)^2 / 2 with s = sqrt(q).
+    hence |df/ds|^2 (s_1 - s_2)^2 / 2 with s = sqrt(q), to second order in s_1 - s_2: inputs on one
+    ray and of other lengths are no near duplicates.
     """
-    mean_slope = 0.5 * (slope + one.slope * two.slope)
-    path = safe_ratio(one.sd * two.sd * units.one_minus * mean_slope, one.size * two.size)
+    path = safe_ratio(fall, one.size * two.size)
     norms = 0.5 * (one.speed * two.speed) * (one.sd - two.sd) ** 2
-    near = jnp.finfo(plain.dtype).eps ** (1 / 3)
-    return jnp.where(units.one_minus < near, path + norms, plain)
+    eps = jnp.finfo(plain.dtype).eps
+    is_near = (units.one_minus < eps ** (1 / 3)) & (norms < eps**0.5)
+    return jnp.where(is_near, path + norms, plain)
 
 
 def gaussian_state(state: Any, layer: Layer) -> KernelState:

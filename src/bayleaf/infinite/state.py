@@ -256,15 +256,15 @@ def mix(
 
 @jax.custom_jvp
 def kept(values: Any) -> Any:
-    """The same numbers of single inputs, computed once.
+    """The same numbers, computed once.
 
     XLA would otherwise copy the whole history of a side into the loop over pairs, once for each
     use: code, compile time and work grow without bound with the depth. It takes its own
-    optimisation barriers away before it fuses loops, but it cannot look through a loop that is
-    left after one round unless a number is infinite.
+    optimisation barriers away before it fuses loops, but it cannot look through a loop that has
+    no round unless a number is infinite.
     """
     first = jnp.ravel(jax.tree.leaves(values)[0])[0]
-    limit = 1 + jnp.isinf(first).astype(jnp.int32)
+    limit = jnp.isinf(first).astype(jnp.int32)
 
     def again(carry):
         i, old = carry
