@@ -75,6 +75,7 @@ def test_a_flow_follows_gradient_descent_in_small_steps():
         np.testing.assert_allclose(got, end, rtol=2e-4, atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_singular_kernel_has_every_finite_time_and_no_end():
     twice = np.vstack([X, X[:1]])
     outputs = np.vstack([Y, Y[:1] + 1])

@@ -164,6 +164,7 @@ def test_the_inverse_by_halves_is_the_inverse(size):
     np.testing.assert_allclose(inverse @ matrix, np.eye(size), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_conjugate_gradients_give_what_the_factor_gives():
     solver = gp.ConjugateGradient(rank=6, block_size=7, tolerance=1e-12)
     white = KERNEL + gp.White(0.01)  # between two batches it is zero, on the diagonal it is not

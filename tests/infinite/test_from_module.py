@@ -48,6 +48,7 @@ def test_the_law_is_the_one_that_equinox_draws_from():
     assert abs(squares.mean() - float(dense.bias_std) ** 2) < 5 * error
 
 
+@pytest.mark.slow
 def test_other_laws_may_be_asked_for():
     module = eqx.nn.Sequential(
         [

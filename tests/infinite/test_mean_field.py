@@ -316,6 +316,7 @@ def test_single_precision_stays_single_and_close():
         np.testing.assert_allclose(getattr(single, name), expected, rtol=8e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_depths_of_published_runs_follow_the_smaller_length():
     """L_max / min(xi_1, xi_2) scatters by a factor 1.2 with dropout, L_max / xi_1 by far more."""
     panels = json.loads((ORACLES / "dropout_trainable_depth.json").read_text())["panels"]

@@ -29,6 +29,7 @@ def start(beta, log_sigma):
 climb = jax.jit(lambda p: approach(regression, p))
 
 
+@pytest.mark.slow
 def test_a_regression_ten_billion_nats_away_arrives():
     """Known noise, columns in units from 0.1 to 10: a Gaussian of condition 10,000."""
 

@@ -180,6 +180,7 @@ def test_warm_up_too_short_for_a_race_leaves_chance_to_choose():
     assert len(np.unique(used)) == len(bond_race.AUTO)
 
 
+@pytest.mark.slow
 def test_chains_of_the_winner_have_the_law():
     own, log_g = model(DirichletProcess(0.7)), PRIORS["Dirichlet process"][1]
     num_draws = 4000 if calls.is_available() else 1500

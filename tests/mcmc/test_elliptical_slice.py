@@ -92,12 +92,14 @@ def test_every_reference_leaves_the_exact_posterior_invariant(name):
         assert np.all(info.num_evaluations == 1)
 
 
+@pytest.mark.slow
 def test_a_target_without_prior_part_takes_any_gaussian():
     whole = gaussian_process()
     target = bl.Target(lambda f: whole(f), init=jnp.zeros(SIZE))
     assert_invariant(EllipticalSlice(bl.Gaussian(MEAN, np.diag(SD**2))), target)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bug", ["bracket", "reference", "tilt", "mixture"])
 def test_planted_bugs_are_caught(bug, monkeypatch):
     kernel = EllipticalSlice(bl.Gaussian(np.zeros(SIZE), 0.5 * np.eye(SIZE)))
@@ -128,6 +130,7 @@ def test_planted_bugs_are_caught(bug, monkeypatch):
         assert_invariant(kernel)
 
 
+@pytest.mark.slow
 def test_long_chains_agree_with_the_exact_posterior():
     """From a far start, by the reference that the library finds itself."""
     target = gaussian_process()

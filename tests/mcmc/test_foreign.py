@@ -35,6 +35,7 @@ def _walk(key, position):
     return {"x": position["x"] + 1.5 * SD * jax.random.normal(key, (2,))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("index", [0, 1, 2], ids=["nuts", "rmh", "random_walk"])
 def test_blackjax_kernels_run_in_our_protocol(index):
     kernel = from_blackjax(list(blackjax_cases())[index])

@@ -105,6 +105,7 @@ class Stale(MetropolisHastings):
         return state
 
 
+@pytest.mark.slow
 def test_a_kernel_that_is_not_refreshed_is_caught():
     """Two steps, so that the second meets an outdated density."""
     kernels = [MetropolisHastings(RandomWalk(1.5)), Stale(RandomWalk(1.5))]
@@ -162,6 +163,7 @@ def normal_model():
     }
 
 
+@pytest.mark.slow
 def test_geweke():
     kernel = Gibbs({"mu": MetropolisHastings(RandomWalk(0.8)), "t": Slice(1.0)})
     geweke_test(kernel, **normal_model(), key=jax.random.key(3))

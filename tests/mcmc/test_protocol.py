@@ -110,7 +110,11 @@ CASES = {
         asks_density=False,
     ),
 }
-EVERY = pytest.mark.parametrize("name", CASES)
+LONG_TO_COMPILE = ("adaptive rejection",)
+EVERY = pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n in LONG_TO_COMPILE else n for n in CASES],
+)
 TUNED = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.free])
 START = (0.3, -0.2, 0.5)
 

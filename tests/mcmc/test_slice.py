@@ -132,6 +132,7 @@ def gaussian_log_density(x):
     return -0.5 * x @ jnp.linalg.solve(jnp.asarray(COVARIANCE), x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [Slice(), HitAndRunSlice()])
 def test_warm_up_learns_widths(kernel):
     """Scales differ ten-thousandfold, correlation 0.99: few evaluations, right moments."""

@@ -170,6 +170,7 @@ RANDOM_WALK = bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk())
 FIXED = bl.mcmc.MetropolisHastings(bl.mcmc.RandomWalk(scale=0.8))
 
 
+@pytest.mark.slow
 def test_the_evidence_of_a_normal_model(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # a healthy run warns of nothing

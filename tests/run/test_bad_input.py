@@ -86,6 +86,7 @@ def test_an_improper_density_is_reported(kernel):
     assert "improper" in messages or "flat" in messages
 
 
+@pytest.mark.slow
 def test_a_density_flat_everywhere_runs_away():
     target = bl.Target(lambda x: 0.0 * jnp.sum(x), init=np.zeros(2))
     result, messages = findings(target, NUTS())
