@@ -37,7 +37,7 @@ gc.set_threshold(200_000, 50, 100)
 # 65,530 of them. The programs of a module of tests are of no use to the next one, so they go
 # before it comes to that; not after every module, since what they share would be compiled anew.
 MAPS = Path("/proc/self/maps")
-MANY_MAPS = 20_000
+MANY_MAPS = 40_000
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -147,7 +147,7 @@ def series_of(function, kinks, q, num_terms=300):
 
 @pytest.mark.parametrize(
     "name",
-    [n if n in ("hard tanh", "selu") else pytest.param(n, marks=pytest.mark.slow) for n in KINKED],
+    [n if n == "selu" else pytest.param(n, marks=pytest.mark.slow) for n in KINKED],
 )
 def test_known_kinks_take_part_exactly(name):
     """At |rho| = 0.7 a plain series of 300 terms has all digits; ours has 32 terms and kinks."""

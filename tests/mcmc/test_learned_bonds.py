@@ -72,6 +72,7 @@ def test_it_begins_at_the_rule_and_stays_below_its_limit():
     assert np.all(np.asarray(LearnedBonds(weak)(jax.random.key(0), own)) < 1e-30)
 
 
+@pytest.mark.slow
 def test_contrast_is_zero_for_equal_data_and_never_negative():
     rng = np.random.default_rng(0)
     graph = Graph.lattice((6, 6))

@@ -111,11 +111,16 @@ CASES = {
     ),
 }
 LONG_TO_COMPILE = ("adaptive rejection",)
-EVERY = pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n in LONG_TO_COMPILE else n for n in CASES],
-)
-TUNED = pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.free])
+
+
+def named(names):
+    """One test for each kernel."""
+    slow = [pytest.param(n, marks=pytest.mark.slow) if n in LONG_TO_COMPILE else n for n in names]
+    return pytest.mark.parametrize("name", slow)
+
+
+EVERY = named(CASES)
+TUNED = named([name for name, case in CASES.items() if case.free])
 START = (0.3, -0.2, 0.5)
 
 
@@ -195,7 +200,7 @@ def test_structure_and_dtypes_stay_and_the_log_density_is_traced_once(name, dtyp
         assert flag.dtype == bool
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_exact])
+@named([name for name, case in CASES.items() if case.is_exact])
 def test_started_at_stationarity_it_stays_there(name):
     """Means and all second moments after five steps from 10,000 exact draws."""
     x = np.random.default_rng(3).multivariate_normal(np.zeros(3), COVARIANCE, 10_000)
@@ -208,7 +213,7 @@ def test_started_at_stationarity_it_stays_there(name):
     assert_mean([ends, products], [np.zeros(3), COVARIANCE], iid=True)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.asks_density])
+@named([name for name, case in CASES.items() if case.asks_density])
 def test_nan_is_rejected_and_flagged_and_zero_density_is_only_rejected(name):
     """Every point but the start is impossible: whatever the kernel tries, it stays."""
     kernel = CASES[name].make(jnp.float64)

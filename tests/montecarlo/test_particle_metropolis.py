@@ -72,6 +72,7 @@ def exact_shares():
     return values / values.sum()
 
 
+@pytest.mark.slow
 def test_few_particles_are_exact():
     """Two particles: estimates are off by factors, and the law of the chain is not."""
     kernel = ParticleMarginalMetropolis(MODEL, Y, num_particles=2, proposal=Level())

@@ -55,6 +55,7 @@ def test_couplings_follow_the_formula() -> None:
     np.testing.assert_allclose(couplings(got, [1.0, 2.0, 0.0]), [1, 2, 0])
 
 
+@pytest.mark.slow
 def test_padding_changes_no_probability() -> None:
     got = found(rng.uniform(size=(24, 30)))
     model = segmentation_model(got, prior=None, likelihood="normal", beta=1.5, max_segments=9)
