@@ -268,6 +268,17 @@ def test_layer_norm_makes_variances_one():
     np.testing.assert_allclose(state.full_ntk, before.ntk / size, rtol=1e-14)
 
 
+def test_one_pair_on_a_ray_has_a_long_series_in_float32():
+    """A power of 2 rho would overflow; the value is E tanh(s z) tanh(3 s z), by a sum."""
+    x = np.random.default_rng(0).standard_normal((1, 20)).astype(np.float32)
+    s, z = np.sqrt(np.mean(x**2)), np.linspace(-12, 12, 4001)
+    weights = np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi) * (z[1] - z[0])
+    net = serial(Dense(1), Elementwise(jnp.tanh, num_terms=200), Dense(1))
+    got = net.kernel(x, 3 * x, get="nngp")
+    assert got.dtype == jnp.float32
+    np.testing.assert_allclose(got, weights @ (np.tanh(s * z) * np.tanh(3 * s * z)), rtol=2e-6)
+
+
 def test_inputs_of_zeros_have_kernels():
     x = jnp.asarray([[0.0, 0.0], [1.0, 2.0]])
     assert np.all(serial(Dense(4), Relu(), Dense(1)).kernel(x, get="ntk")[0] == 0)

@@ -99,7 +99,8 @@ class Elementwise(Activation):
         jumps = [_jump(self.function, jnp.asarray(k, pair.rho.dtype)) for k in self.kinks]
         one, two = kept([self._terms(q, jumps) for q in (pair.q1, pair.q2)])
         last = _matching(self.num_terms, self.parity)
-        power = pair.rho ** (last - 1)
+        # Bounds that are never met keep XLA from (2 rho)^n / 2^n, which is infinity / infinity.
+        power = jnp.clip(pair.rho, -2, 2) ** (last - 1)
         rest, slope_rest = one.rest * two.rest, one.slope_rest * two.slope_rest
         value, slope = mehler(one.whole, two.whole, pair.rho, self.parity)
         if self.kinks:
