@@ -154,7 +154,7 @@ def test_known_kinks_take_part_exactly(name):
     function, kinks = KINKED[name]
     activation = Elementwise(function, num_terms=32, kinks=kinks)
     n, rho = np.arange(300), np.array([-0.7, 0.2, 0.7])
-    q1, q2 = np.array([[1.3], [0.6], [2.0]]), np.array([[1.3], [1.4], [2.02]])
+    q1, q2 = jnp.array([[1.3], [0.6], [2.0]]), jnp.array([[1.3], [1.4], [2.02]])
     got = activation.cross(pair(rho[None], q1, q2))
     c = [
         series_of(function, kinks, a) * series_of(function, kinks, b)

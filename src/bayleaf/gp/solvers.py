@@ -148,7 +148,7 @@ def lower_factor(matrix: Matrix) -> Matrix:
     return jax.lax.linalg.cholesky(matrix, symmetrize_input=False)
 
 
-def add_diagonal(matrix: Matrix, extra: Vector) -> Matrix:
+def add_diagonal(matrix: Matrix | Float[np.ndarray, "num num"], extra: Vector) -> Matrix:
     """``matrix + diag(extra)``; the matrix of a user's own kernel may be NumPy's."""
     index = jnp.arange(matrix.shape[0])
     return jnp.asarray(matrix).at[index, index].add(extra)

@@ -81,10 +81,10 @@ def ramps(
     one_minus: Values, one_plus: Values, q1: Values, q2: Values, kinks: Kinks, jumps: list[Any]
 ) -> Ramps:
     """The formulas of the module's head, for pairs with 1 - rho and 1 + rho."""
-    size = root(q1) * root(q2)
-    zero = jnp.zeros_like(one_minus * size)
+    zero = jnp.zeros((), one_minus.dtype)
     if not kinks:
         return Ramps(zero, zero, zero, zero)
+    size = root(q1) * root(q2)
     is_acute = one_minus <= one_plus
     gap = jnp.minimum(one_minus, one_plus)
     points, weights = np.polynomial.legendre.leggauss(NUM_NODES)

@@ -235,7 +235,9 @@ def named_tuple(names: tuple[str, ...]) -> Any:
     return collections.namedtuple("Kernels", names)
 
 
-def check_size(net: Layer, x1: Array, x2: Array, num_names: int) -> None:
+def check_size(
+    net: Layer, x1: Array | jax.ShapeDtypeStruct, x2: Array | jax.ShapeDtypeStruct, num_names: int
+) -> None:
     """Refuse what the memory of this machine cannot hold, before it tries."""
     positions = math.prod(x1.shape[1:-1]) ** (2 if net.mixes_positions else 1)
     pairs = x1.shape[0] * x2.shape[0]

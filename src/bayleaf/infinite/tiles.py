@@ -26,7 +26,7 @@ HELD = 2**26  # bytes where all pairs of positions are held, which no cache does
 Kernels = Callable[[Any, Any, Any, Any], tuple[list[Array], Any]]
 
 
-def tile_entries(x: Array, mixes_positions: bool) -> int:
+def tile_entries(x: Array | jax.ShapeDtypeStruct, mixes_positions: bool) -> int:
     """How many pairs of inputs a tile may have."""
     if x.ndim == 2:
         return VECTORS
