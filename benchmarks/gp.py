@@ -12,6 +12,7 @@ hyper-parameter. Prints one JSON object; ``ratio`` is ours over that library's t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -32,7 +33,7 @@ from sklearn.gaussian_process.kernels import RBF, WhiteKernel
 
 import bayleaf as bl
 
-NUM, FEATURES, NUM_TEST, REPEATS = 2000, 10, 500, 7
+NUM, FEATURES, NUM_TEST, REPEATS = 2000, 10, 500, 12
 LENGTH_SCALE, NOISE_STD = 2.0, 0.1
 MINE = "bayleaf"
 
@@ -98,14 +99,19 @@ def with_sklearn() -> dict[str, Callable[[], Any]]:
 
 
 def measure(programs: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Median seconds of each, after one run that compiles; they take turns."""
+    """Median seconds of each, after one run that compiles.
+
+    They take turns, and each comes after each other one equally often: a library whose threads wait
+    busily for more work slows down what runs next.
+    """
     for program in programs.values():
         jax.block_until_ready(program())
     times: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(REPEATS):
-        for name, program in programs.items():
+    orders = list(itertools.permutations(programs))
+    for turn in range(REPEATS):
+        for name in orders[turn % len(orders)]:
             begin = time.perf_counter()
-            jax.block_until_ready(program())
+            jax.block_until_ready(programs[name]())
             times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
 
