@@ -1,4 +1,4 @@
-"""Images whose true segments are known exactly, all made from what scikit-image's wheel contains.
+"""Images whose true segments are known, all made from what installed wheels contain.
 
 | family | image | truth |
 |---|---|---|
@@ -6,15 +6,19 @@
 | shades | 7 Voronoi cells of different grey under Gaussian noise (sd 0.12) | the cells |
 | phantom | the Shepp-Logan phantom under Gaussian noise | its connected areas of one grey |
 | shapes | the silhouette of a horse, gravel on grass or brick on gravel | the silhouette's parts |
+| brain | slices of nilearn's ICBM152 template, T1-weighted | the connected parts of each tissue |
 | photograph | one of a stereo pair (a motorcycle) | layers of measured depth; test only |
 
 Textures of training images are from the left halves of the pictures and those of test images from
-the right ones; seeds differ. Pixels without a measured depth count for nobody. A depth layer is no
-segment that colour could tell: this family is here because it is hard.
+the right ones; seeds differ, and so do slices of the brain. Its truth is the more probable of grey
+matter, white matter, or neither, by an atlas that knew more than this image; parts of fewer than 20
+pixels count for nobody, nor do pixels without a measured depth. A depth layer is no segment that
+colour could tell: this family is here because it is hard.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -93,6 +97,25 @@ def horse(side: str, inside: int, outside: int) -> Case:
     return Case("shapes", f"horse of {names[inside]} on {names[outside]}", image, truth)
 
 
+def brain(axis: int, place: int) -> Case:
+    """A slice of the average of 152 heads: grey matter, white matter, or neither."""
+    import nibabel
+    import nilearn
+
+    folder = Path(str(nilearn.__file__)).parent / "datasets" / "data"
+
+    def one(kind: str) -> np.ndarray:
+        file = folder / f"mni_icbm152_{kind}_tal_nlin_sym_09a_converted.nii.gz"
+        volume = np.asarray(nibabel.load(file).dataobj, float) / 255.0
+        return np.rot90(volume.take(place, axis))
+
+    grey, white = one("gm"), one("wm")
+    tissue = np.argmax([1 - grey - white, grey, white], axis=0)
+    truth = label(tissue + 1, background=0, connectivity=1)
+    truth = np.where(np.bincount(truth.ravel())[truth] >= 20, truth, -1)
+    return Case("brain", f"brain, slice {place} of axis {axis}", one("t1"), truth)
+
+
 def motorcycle() -> Case:
     """A photograph; the truth is its measured disparity, cut into four layers of equal size."""
     left, _, disparity = data.stereo_motorcycle()
@@ -113,6 +136,8 @@ def training() -> list[Case]:
         phantom(0, 0.1),
         phantom(0, 0.05),
         horse("train", 3, 2),
+        brain(2, 80),
+        brain(1, 110),
     ]
 
 
@@ -126,5 +151,8 @@ def testing() -> list[Case]:
         phantom(1, 0.03),
         horse("test", 3, 2),
         horse("test", 0, 3),
+        brain(2, 95),
+        brain(1, 140),
+        brain(0, 70),
         motorcycle(),
     ]
