@@ -34,8 +34,8 @@ if OPTIMISE_ALL:
 gc.set_threshold(200_000, 50, 100)
 
 # Every compiled program holds some pages mapped, and Linux ends a process that asks for more than
-# 65,530 of them. The programs of a module of tests are of no use to the next one, so they go
-# before it comes to that; not after every module, since what they share would be compiled anew.
+# 65,530 of them. Programs of earlier tests go before it comes to that; not after every test, since
+# what they share would be compiled anew.
 MAPS = Path("/proc/self/maps")
 MANY_MAPS = 40_000
 
@@ -49,8 +49,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """Between two modules, so that no fixture that is still in use holds a program."""
+    """After a module, or a slow test: to count takes some milliseconds."""
     is_last = nextitem is None or nextitem.path != item.path
-    if is_last and MAPS.exists() and MAPS.read_text().count("\n") > MANY_MAPS:
+    is_slow = item.get_closest_marker("slow") is not None
+    if (is_last or is_slow) and MAPS.exists() and MAPS.read_text().count("\n") > MANY_MAPS:
         jax.clear_caches()
         gc.collect()
