@@ -16,48 +16,12 @@ import argparse
 import json
 import os
 import platform
-import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
-from typing import Any
 
-SIZE, FEATURES, DEPTH, REPEATS, ROUNDS = 2000, 784, 5, 5, 2
-CASES = ("relu nngp", "relu ntk", "erf nngp", "erf ntk")
+from neural_tangents_peer import DEPTH, FEATURES, SIZE, measured, printed, seconds
 
-PEER = f"""
-import json, statistics, time, jax, jax.numpy as jnp, numpy as np
-from neural_tangents import stax
-x = jnp.asarray(np.random.default_rng(0).standard_normal(({SIZE}, {FEATURES})), "float32")
-out = {{}}
-for name, act in (("relu", stax.Relu()), ("erf", stax.Erf())):
-    layers = [l for _ in range({DEPTH}) for l in (stax.Dense(512, W_std=1.5, b_std=0.1), act)]
-    kernel = stax.serial(*layers, stax.Dense(1, W_std=1.5, b_std=0.1))[2]
-    for get in ("nngp", "ntk"):
-        f = jax.jit(lambda x: kernel(x, None, get))
-        jax.block_until_ready(f(x))
-        times = []
-        for _ in range({REPEATS}):
-            start = time.perf_counter()
-            jax.block_until_ready(f(x))
-            times.append(time.perf_counter() - start)
-        out[name + " " + get] = statistics.median(times)
-print(json.dumps(out))
-"""
-
-
-def seconds(call: Any) -> float:
-    """Median after one call that compiles."""
-    import jax
-
-    jax.block_until_ready(call())
-    times = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+ROUNDS = 2
 
 
 def ours() -> dict[str, float]:
@@ -80,11 +44,6 @@ def ours() -> dict[str, float]:
     return out
 
 
-def run(command: list[str]) -> dict[str, float]:
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer-python", default=os.environ.get("NEURAL_TANGENTS_PYTHON"))
@@ -98,11 +57,11 @@ def main() -> None:
         print("no --peer-python: neural-tangents is not measured", file=sys.stderr)
     mine, theirs = [], []
     for _ in range(ROUNDS):
-        mine.append(run([sys.executable, __file__, "--ours"]))
+        mine.append(printed([sys.executable, __file__, "--ours"]))
         if options.peer_python:
-            theirs.append(run([options.peer_python, "-c", PEER]))
+            theirs.append(measured(options.peer_python, "dense"))
     best = {name: min(r[name] for r in mine) for name in mine[0]}
-    peer = {name: min(r[name] for r in theirs) for name in CASES} if theirs else {}
+    peer = {name: min(r[name] for r in theirs) for name in theirs[0]} if theirs else {}
     rows = []
     for name, value in best.items():
         other = peer.get(name)

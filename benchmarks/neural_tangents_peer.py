@@ -4,7 +4,7 @@ It does not import with today's JAX and needs an environment of its own: Python 
 jaxlib 0.4.23, numpy < 2, scipy < 1.12, tensorflow-cpu 2.15.1, tf2jax 0.3.5 and neural-tangents
 0.6.5 (its structured derivatives fail on jax 0.4.30, the newest that imports it).
 
-    PYTHON_OF_THAT_ENVIRONMENT benchmarks/neural_tangents_peer.py {convolutions,empirical}
+    PYTHON_OF_THAT_ENVIRONMENT benchmarks/neural_tangents_peer.py {dense,convolutions,empirical}
 
 Prints one JSON object: for each case the median seconds of a call, after one that compiles.
 """
@@ -19,18 +19,24 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-REPEATS = 3
+REPEATS = 5
+SIZE, FEATURES, DEPTH = 2000, 784, 5
+"""Inputs, their features, and hidden layers of `infinite.py`."""
 
 
 def measured(peer_python: str, cases: str) -> dict[str, float]:
-    """Run this script by another Python, and read what it prints."""
-    done = subprocess.run(
-        [peer_python, __file__, cases], check=True, capture_output=True, text=True
-    )
+    """What this script finds when it is run by another Python."""
+    return printed([peer_python, __file__, cases])
+
+
+def printed(command: list[str]) -> dict[str, float]:
+    """The JSON object on the last line that a command prints."""
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def seconds(call: Callable[[], Any]) -> float:
+    """Median after one call that compiles."""
     import jax
 
     jax.block_until_ready(call())
@@ -40,6 +46,24 @@ def seconds(call: Callable[[], Any]) -> float:
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def dense() -> dict[str, float]:
+    """The networks of `infinite.py` that have closed forms."""
+    import jax
+    import numpy as np
+    from neural_tangents import stax  # pyright: ignore[reportMissingImports]
+
+    x = np.random.default_rng(0).standard_normal((SIZE, FEATURES)).astype("float32")
+    x = jax.device_put(x)
+    out = {}
+    for name, act in (("relu", stax.Relu()), ("erf", stax.Erf())):
+        hidden = [stax.Dense(512, W_std=1.5, b_std=0.1), act] * DEPTH
+        kernel = stax.serial(*hidden, stax.Dense(1, W_std=1.5, b_std=0.1))[2]
+        for get in ("nngp", "ntk"):
+            run = jax.jit(lambda x, kernel=kernel, get=get: kernel(x, None, get))
+            out[f"{name} {get}"] = seconds(lambda run=run: run(x))
+    return out
 
 
 def convolutions() -> dict[str, float]:
@@ -81,4 +105,5 @@ def empirical() -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"convolutions": convolutions, "empirical": empirical}[sys.argv[1]]()))
+    known = {"dense": dense, "convolutions": convolutions, "empirical": empirical}
+    print(json.dumps(known[sys.argv[1]]()))
