@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +45,20 @@ def rule(
     borders = [jnp.broadcast_to(ends, (*q.shape, ends.size))]
     borders += [scaled(k, root(q))[..., None] for k in moving]
     ends = jnp.sort(jnp.clip(jnp.concatenate(borders, axis=-1), ends[0], REACH), axis=-1)
-    lead = (1,) * (q.ndim + 1)
+    return _panels(jnp, ends, POINTS[q.dtype.itemsize], is_even)
+
+
+def _panels(xp: Any, ends: Any, num_points: int, is_even: bool) -> tuple[Any, Any]:
+    """Nodes and weights of panels with borders ``[..., end]``, by NumPy or JAX."""
     points, shares = (
-        jnp.asarray(x, q.dtype).reshape(*lead, -1)
-        for x in np.polynomial.legendre.leggauss(POINTS[q.dtype.itemsize])
+        xp.asarray(x, ends.dtype).reshape((1,) * ends.ndim + (-1,))
+        for x in np.polynomial.legendre.leggauss(num_points)
     )
-    half, middle = jnp.diff(ends)[..., None] / 2, (ends[..., 1:] + ends[..., :-1])[..., None] / 2
-    z = (middle + half * points).reshape(*q.shape, -1)
-    weights = (half * shares).reshape(*q.shape, -1)
-    return z, (1 + is_even) * weights * jnp.exp(-0.5 * z * z) / (2 * jnp.pi) ** 0.5
+    half, middle = xp.diff(ends)[..., None] / 2, (ends[..., 1:] + ends[..., :-1])[..., None] / 2
+    shape = (*ends.shape[:-1], -1)
+    z = (middle + half * points).reshape(shape)
+    density = (1 + is_even) * xp.exp(-0.5 * z * z) / (2 * np.pi) ** 0.5
+    return z, (half * shares).reshape(shape) * density
 
 
 def scaled(kink: float, sd: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
@@ -73,12 +79,7 @@ def _ends(is_even: bool) -> np.ndarray:
 
 @functools.cache
 def _fixed(num_points: int, is_even: bool) -> tuple[np.ndarray, np.ndarray]:
-    ends = _ends(is_even)
-    points, weights = np.polynomial.legendre.leggauss(num_points)
-    half, middle = np.diff(ends)[:, None] / 2, (ends[1:] + ends[:-1])[:, None] / 2
-    z = (middle + half * points).ravel()
-    density = (1 + is_even) * np.exp(-(z**2) / 2) / np.sqrt(2 * np.pi)
-    return z, (half * weights).ravel() * density
+    return _panels(np, _ends(is_even), num_points, is_even)
 
 
 @functools.cache
