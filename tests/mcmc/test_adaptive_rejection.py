@@ -28,8 +28,8 @@ def log_gamma(y):
     return 2.5 * y - jnp.exp(y)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("hull", [TangentHull(), pytest.param(SecantHull(), marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("hull", [TangentHull(), SecantHull()])
 def test_one_step_from_anywhere_is_an_exact_draw(hull):
     """In one dimension a step is an independent draw, from starts far in both tails too."""
     starts = jnp.linspace(-20.0, 6.0, NUM)
@@ -77,7 +77,7 @@ def test_a_block_beside_another_kernel_of_gibbs():
     assert_cdf(np.exp(ends["a"]), stats.gamma(2.5).cdf, iid=True)
 
 
-@pytest.mark.slow
+@SLOW
 def test_a_conditional_that_is_not_log_concave_stays_and_is_flagged():
     def student(x):
         return -2 * jnp.log1p(x * x / 3)
